@@ -1,0 +1,72 @@
+"""Puts asynchronous contexts around every call of a server, unary or streaming.
+
+All of them share one wrapper, since each wrapper of a stream is paid for with every message.
+"""
+
+import inspect
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, aclosing
+from typing import Any, Protocol
+
+import grpc
+
+
+class Around(Protocol):
+    """What stands around a call. May raise to refuse it, and sees what it raises."""
+
+    def around(
+        self, method: str, context: grpc.aio.ServicerContext
+    ) -> AbstractAsyncContextManager[None]: ...
+
+
+class Interceptor(grpc.aio.ServerInterceptor):
+    """`parts` from the outside in."""
+
+    def __init__(self, parts: Sequence[Around]) -> None:
+        self._parts = parts
+
+    async def intercept_service(
+        self,
+        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[grpc.RpcMethodHandler]],
+        handler_call_details: grpc.HandlerCallDetails,
+    ) -> Any:
+        handler: Any = await continuation(handler_call_details)
+        if handler is None:
+            return handler  # an unknown method; gRPC answers UNIMPLEMENTED
+        kind = ("stream" if handler.request_streaming else "unary") + (
+            "_stream" if handler.response_streaming else "_unary"
+        )
+        inner = getattr(handler, kind)
+        # A handler that streams by context.write is a coroutine, as the health servicer's Watch.
+        wrap = self._generator if inspect.isasyncgenfunction(inner) else self._coroutine
+        build = getattr(grpc, f"{kind}_rpc_method_handler")
+        return build(
+            wrap(inner, handler_call_details.method),
+            handler.request_deserializer,
+            handler.response_serializer,
+        )
+
+    def _coroutine(self, inner: Callable[..., Any], method: str) -> Callable[..., Any]:
+        async def call(request: object, context: grpc.aio.ServicerContext) -> object:
+            async with AsyncExitStack() as stack:
+                await self._enter(stack, method, context)
+                return await inner(request, context)
+            raise AssertionError("no part swallows an error")
+
+        return call
+
+    def _generator(self, inner: Callable[..., Any], method: str) -> Callable[..., Any]:
+        async def call(request: object, context: grpc.aio.ServicerContext) -> AsyncIterator[object]:
+            async with AsyncExitStack() as stack:
+                await self._enter(stack, method, context)
+                async with aclosing(inner(request, context)) as responses:
+                    async for response in responses:
+                        yield response
+
+        return call
+
+    async def _enter(
+        self, stack: AsyncExitStack, method: str, context: grpc.aio.ServicerContext
+    ) -> None:
+        for part in self._parts:
+            await stack.enter_async_context(part.around(method, context))

@@ -1,0 +1,48 @@
+"""Start, ready, serve, drain, stop. Shutdown order is the reverse of start."""
+
+import asyncio
+import signal
+from collections.abc import Coroutine
+from typing import Any
+
+import structlog
+import uvloop
+
+from services.chassis.server import Server
+
+_log = structlog.get_logger(__name__)
+
+
+def run(main: Coroutine[Any, Any, None]) -> None:
+    """Runs a service's main coroutine on uvloop until it returns."""
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(main)
+
+
+async def stop_signal() -> None:
+    """Returns at the first SIGTERM or SIGINT; a second one kills the process as usual."""
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    signals = (signal.SIGTERM, signal.SIGINT)
+    for signum in signals:
+        loop.add_signal_handler(signum, stop.set)
+    await stop.wait()
+    for signum in signals:
+        loop.remove_signal_handler(signum)
+
+
+async def serve_until_signalled(server: Server, *, drain_s: float) -> None:
+    """Serves, ready at once, until SIGTERM or SIGINT; then running RPCs may finish."""
+    await server.grpc.start()
+    await server.set_serving()
+    _log.info("server.ready")
+    await stop_signal()
+    _log.info("server.draining", drain_s=drain_s)
+    await drain(server, drain_s=drain_s)
+
+
+async def drain(server: Server, *, drain_s: float) -> None:
+    """Says NOT_SERVING, refuses new calls, and lets running ones go on for `drain_s` at most."""
+    await server.set_not_serving()
+    await server.grpc.stop(drain_s)
+    _log.info("server.stopped")

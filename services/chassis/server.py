@@ -1,0 +1,95 @@
+"""A gRPC server with what every service has: spans, one log line, callers, statuses, health."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import grpc
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection
+
+from services.chassis.callers import AllowedCallers, CallerNotAllowed, Callers
+from services.chassis.environ import Address
+from services.chassis.identity import TlsFiles, certificate_trust_domain, server_credentials
+from services.chassis.interception import Around, Interceptor
+from services.chassis.logs import OneLine
+from services.chassis.status import ErrorTable, Status, Statuses
+from services.chassis.traces import Spans
+
+_ERRORS: ErrorTable = {
+    CallerNotAllowed: Status(grpc.StatusCode.PERMISSION_DENIED, "CALLER_NOT_ALLOWED"),
+    TimeoutError: Status(grpc.StatusCode.DEADLINE_EXCEEDED, "DEADLINE"),
+}
+
+
+class CannotListen(OSError):
+    """The address is taken or not this machine's; choose another."""
+
+
+@dataclass(frozen=True, slots=True)
+class Server:
+    """Add servicers to `grpc`, `listen`, then `serve_until_signalled`."""
+
+    grpc: grpc.aio.Server
+    health: Any  # grpc_health's asynchronous servicer
+    services: tuple[str, ...]
+
+    def listen(self, address: Address, tls: TlsFiles | None) -> int:
+        """Binds and returns the port (0 for a unix socket). Only unix sockets may go without TLS.
+
+        Raises:
+            CannotListen: the address can't be bound.
+        """
+        try:
+            if address.is_unix:
+                self.grpc.add_insecure_port(address.text)
+                return 0
+            if tls is None:
+                raise ValueError(f"{address} leaves this process's own socket and needs TLS")
+            port: int = self.grpc.add_secure_port(address.text, server_credentials(tls))
+        except RuntimeError as error:
+            raise CannotListen(f"can't listen on {address}: {error}") from error
+        return port
+
+    async def set_serving(self) -> None:
+        await self._set(health_pb2.HealthCheckResponse.SERVING)
+
+    async def set_not_serving(self) -> None:
+        await self._set(health_pb2.HealthCheckResponse.NOT_SERVING)
+
+    async def _set(self, status: Any) -> None:
+        for service in ("", *self.services):
+            await self.health.set(service, status)
+
+
+def grpc_server(
+    *,
+    errors: ErrorTable,
+    callers: AllowedCallers | None,
+    tls: TlsFiles | None,
+    services: Sequence[str],
+    options: Sequence[tuple[str, Any]] = (),
+) -> Server:
+    """`callers` None: whoever reaches the (unix) socket may call. `services`: full proto names.
+
+    NOT_SERVING until `set_serving`.
+    """
+    parts: list[Around] = [Spans(), OneLine(), Statuses({**_ERRORS, **errors})]
+    if callers is not None:
+        if tls is None:
+            raise ValueError("callers are told apart by certificate, so TLS files are needed")
+        trust_domain = certificate_trust_domain(tls.certificate.read_bytes())
+        parts.append(Callers(trust_domain, callers))
+    server = grpc.aio.server(interceptors=[Interceptor(parts)], options=[*_OPTIONS, *options])
+    servicer: Any = health.aio.HealthServicer()  # type: ignore[attr-defined] # set at import
+    health_pb2_grpc.add_HealthServicer_to_server(servicer, server)
+    names = (*services, health.SERVICE_NAME)
+    reflection.enable_server_reflection((*names, reflection.SERVICE_NAME), server)
+    return Server(server, servicer, names)
+
+
+_OPTIONS = (
+    ("grpc.so_reuseport", 0),  # two processes on one port would share its calls at random
+    ("grpc.http2.min_recv_ping_interval_without_data_ms", 5_000),
+    ("grpc.max_receive_message_length", 16 << 20),  # the gateway's limit is lower
+)
