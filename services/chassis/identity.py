@@ -64,6 +64,14 @@ class TlsFiles:
         return cls(folder / "cert.pem", folder / "key.pem", folder / "ca.pem")
 
     def read(self) -> "TlsMaterial":
+        """A key with the certificate that belongs to it, even while they are being replaced."""
+        while True:
+            before = self.stamp()
+            material = self._read_once()
+            if self.stamp() == before:
+                return material
+
+    def _read_once(self) -> "TlsMaterial":
         return TlsMaterial(
             certificate=self.certificate.read_bytes(),
             key=self.key.read_bytes(),

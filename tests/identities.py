@@ -1,0 +1,27 @@
+"""Certificates of a mesh that exists for one test: services and tenants of one authority."""
+
+from pathlib import Path
+
+from evenflow.certificates import Authority, issue, make_authority
+from services.chassis.identity import TlsFiles
+
+TRUST_DOMAIN = "evenflow.local"
+
+
+class Identities:
+    """Issues certificates into `folder`, one folder an identity."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._authority: Authority = make_authority(folder / "ca", TRUST_DOMAIN)
+
+    def service(self, name: str) -> TlsFiles:
+        return self._issue(f"service/{name}", [f"{name}.{TRUST_DOMAIN}", "localhost", "127.0.0.1"])
+
+    def tenant(self, tenant: str, workload: str = "web") -> TlsFiles:
+        return self._issue(f"tenant/{tenant}/{workload}", [])
+
+    def _issue(self, path: str, hosts: list[str]) -> TlsFiles:
+        folder = self._folder / path
+        issue(self._authority, f"spiffe://{TRUST_DOMAIN}/{path}", hosts, folder)
+        return TlsFiles.in_folder(folder)
