@@ -11,8 +11,8 @@ help: ## Print this page
 run: setup ## Start the mesh, stream one answer, serve until Ctrl-C (ENGINE=vllm for vLLM)
 	@$(PY) -m deploy.local run
 
-setup: ## Set up what is missing: environment, stubs, hooks
-	@$(PYTHON) deploy/local/stage0.py
+setup: ## Set up what is missing: environment, stubs
+	@$(PYTHON) -m deploy.local.stage0
 
 test: test-unit test-integration test-vllm ## Run every test
 
