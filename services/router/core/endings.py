@@ -1,0 +1,93 @@
+"""How a request ended, as the gateway's access log tells it."""
+
+from dataclasses import dataclass
+from enum import Enum, IntEnum
+
+
+class Code(IntEnum):
+    """The gRPC codes that the gateway itself can end a request with."""
+
+    OK = 0
+    CANCELLED = 1
+    UNKNOWN = 2
+    INVALID_ARGUMENT = 3
+    DEADLINE_EXCEEDED = 4
+    NOT_FOUND = 5
+    PERMISSION_DENIED = 7
+    RESOURCE_EXHAUSTED = 8
+    UNIMPLEMENTED = 12
+    INTERNAL = 13
+    UNAVAILABLE = 14
+    UNAUTHENTICATED = 16
+
+
+class Cut(Enum):
+    """Who cut a request short, where no status says how it ended."""
+
+    NOBODY = "nobody"
+    CALLER = "caller"
+    DEADLINE = "deadline"
+    RUNTIME = "runtime"  # it died or reset the stream
+    NOWHERE = "nowhere"  # no runtime could be reached
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    prompt_tokens: int
+    cached_prompt_tokens: int
+    output_tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    request_id: str
+    method: str
+    began_unix_s: float
+    duration_s: float
+    first_token_s: float | None  # from the beginning; None: there was none
+    endpoint: str  # host:port that answered; empty: none did
+    grpc_code: int
+    reason: str  # the runtime's own; empty: none
+    usage: Usage | None  # None: the runtime never said
+    model_version: str
+    engine: str
+    attempts: int  # sent to runtimes
+
+
+_OF_HTTP = {
+    400: Code.INVALID_ARGUMENT,
+    401: Code.UNAUTHENTICATED,
+    403: Code.PERMISSION_DENIED,
+    404: Code.NOT_FOUND,
+    408: Code.DEADLINE_EXCEEDED,
+    413: Code.RESOURCE_EXHAUSTED,
+    415: Code.INVALID_ARGUMENT,
+    429: Code.RESOURCE_EXHAUSTED,
+    499: Code.CANCELLED,
+    501: Code.UNIMPLEMENTED,
+    502: Code.UNAVAILABLE,
+    503: Code.UNAVAILABLE,
+    504: Code.DEADLINE_EXCEEDED,
+}
+_OF_CUT = {
+    Cut.CALLER: Code.CANCELLED,
+    Cut.DEADLINE: Code.DEADLINE_EXCEEDED,
+    Cut.RUNTIME: Code.UNAVAILABLE,
+    Cut.NOWHERE: Code.UNAVAILABLE,
+}
+
+
+def final_code(said: int | None, *, cut: Cut, http_status: int) -> int:
+    """The gRPC code of a request: what was said, else who cut it, else its HTTP status.
+
+    An OK of a stream that was cut afterwards is none.
+    """
+    if said is not None and (said != Code.OK or cut is Cut.NOBODY):
+        return said
+    if cut is not Cut.NOBODY:
+        return _OF_CUT[cut]
+    if 200 <= http_status < 300:
+        return Code.OK
+    if 400 <= http_status < 500:
+        return _OF_HTTP.get(http_status, Code.INVALID_ARGUMENT)
+    return _OF_HTTP.get(http_status, Code.UNKNOWN)

@@ -1,0 +1,123 @@
+"""What the router knows of each runtime that it was told of: its last state and whether it lives.
+
+An endpoint leaves at once when its stream ends or falls silent; it comes back with its next
+state. Which of them Envoy may use at all is `in_service`.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from enum import Enum
+
+
+class UnknownEndpoint(LookupError):
+    """No runtime has that address; ask for one that ListEndpoints names."""
+
+
+class Readiness(Enum):
+    LOADING = "loading"
+    READY = "ready"
+    FAILED = "failed"
+
+
+@dataclass(frozen=True, slots=True)
+class ModelState:
+    model: str
+    version: str
+    readiness: Readiness
+    max_context_tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class RuntimeState:
+    instance_id: str  # differs after each start of the process
+    engine: str
+    models: Sequence[ModelState]
+    draining: bool = False
+    running: int = 0
+    waiting: int = 0
+    kv_blocks_free: int = 0
+    kv_blocks_total: int = 0
+    kv_block_tokens: int = 0
+    prefix_cache_query_tokens: int = 0
+    prefix_cache_hit_tokens: int = 0
+    max_running: int = 0
+    output_tokens: int = 0
+
+    def serving(self) -> Iterable[ModelState]:
+        return (each for each in self.models if each.readiness is Readiness.READY)
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    address: str
+    state: RuntimeState | None = None  # the last one; None: never seen
+    reachable: bool = False
+    tried: bool = False  # it was seen, or a try to reach it has failed
+    drained_instance: str | None = None  # emptied by an operator until it is started again
+
+    @property
+    def draining(self) -> bool:
+        return self.state is not None and (
+            self.state.draining or self.state.instance_id == self.drained_instance
+        )
+
+    @property
+    def ready(self) -> bool:
+        """New requests may go there."""
+        return self.reachable and not self.draining and any(self.serving())
+
+    def serving(self) -> Iterable[ModelState]:
+        return self.state.serving() if self.state else ()
+
+    def announced(self, model: str) -> bool:
+        return self.state is not None and any(each.model == model for each in self.state.models)
+
+    def left_out(self, model: str) -> str:
+        """Why it can't take a request for a model; empty: it can."""
+        if self.state is None or not self.reachable:
+            return "unreachable"
+        readiness = {each.readiness for each in self.state.models if each.model == model}
+        if not readiness:
+            return "model not served"
+        if self.draining:
+            return "draining"
+        if Readiness.READY in readiness:
+            return ""
+        return "loading" if Readiness.LOADING in readiness else "failed"
+
+
+class Endpoints:
+    """All that the router was told of, by address. Only `saw`, `lost` and `drain` change it."""
+
+    def __init__(self, addresses: Iterable[str]) -> None:
+        self._by_address = {address: Endpoint(address) for address in sorted(addresses)}
+
+    def all(self) -> Sequence[Endpoint]:
+        """By address."""
+        return tuple(self._by_address.values())
+
+    def in_service(self) -> Sequence[str]:
+        """Addresses that Envoy may send new requests to."""
+        return tuple(each.address for each in self._by_address.values() if each.ready)
+
+    def get(self, address: str) -> Endpoint:
+        try:
+            return self._by_address[address]
+        except KeyError:
+            raise UnknownEndpoint(f"no runtime has the address {address}") from None
+
+    def saw(self, address: str, state: RuntimeState) -> bool:
+        """Takes a runtime's state; True when it was started again since the last one."""
+        before = self.get(address)
+        self._by_address[address] = replace(before, state=state, reachable=True, tried=True)
+        return before.state is not None and before.state.instance_id != state.instance_id
+
+    def lost(self, address: str) -> None:
+        before = self.get(address)
+        self._by_address[address] = replace(before, reachable=False, tried=True)
+
+    def drain(self, address: str) -> None:
+        """Leaves it out until its process is started again."""
+        before = self.get(address)
+        instance = before.state.instance_id if before.state else None
+        self._by_address[address] = replace(before, drained_instance=instance)

@@ -1,0 +1,88 @@
+"""What is under way at each endpoint: one slot for each admitted request, freed exactly once.
+
+Whoever speaks first frees it: the gateway's access log, the request's own deadline when that
+entry is lost, or a restart of the runtime. Late and repeated words change nothing.
+"""
+
+import heapq
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+_SPARE_TIMERS = 1000  # ended requests whose timers may wait for the next clearing
+
+
+@dataclass(frozen=True, slots=True)
+class Slot:
+    address: str
+    tokens: int  # prompt as estimated, and output at most
+    expires_at_s: float  # when it is freed if nobody says that it ended
+
+
+@dataclass(frozen=True, slots=True)
+class Load:
+    tokens: int = 0
+    requests: int = 0
+
+
+class InFlight:
+    def __init__(self) -> None:
+        self._slots: dict[str, Slot] = {}
+        self._loads: dict[str, Load] = {}
+        self._timers: list[tuple[float, str]] = []  # a heap; may name slots that are free again
+
+    def __contains__(self, request_id: str) -> bool:
+        return request_id in self._slots
+
+    def __len__(self) -> int:
+        return len(self._slots)
+
+    def load(self, address: str) -> Load:
+        return self._loads.get(address, _IDLE)
+
+    def admit(self, request_id: str, slot: Slot) -> None:
+        assert request_id not in self._slots, "one request takes one slot"
+        self._slots[request_id] = slot
+        self._add(slot.address, slot.tokens, 1)
+        heapq.heappush(self._timers, (slot.expires_at_s, request_id))
+        if len(self._timers) > 2 * len(self._slots) + _SPARE_TIMERS:
+            self._clear_timers()
+
+    def end(self, request_id: str) -> bool:
+        """Frees the slot; False when it was free already or never taken."""
+        slot = self._slots.pop(request_id, None)
+        if slot is None:
+            return False
+        self._add(slot.address, -slot.tokens, -1)
+        return True
+
+    def expire(self, now_s: float) -> Sequence[str]:
+        """Frees what should have ended by now; returns the requests."""
+        expired = []
+        while self._timers and self._timers[0][0] <= now_s:
+            at_s, request_id = heapq.heappop(self._timers)
+            slot = self._slots.get(request_id)
+            # The id may have been used again since, with a later deadline.
+            if slot is not None and slot.expires_at_s == at_s and self.end(request_id):
+                expired.append(request_id)
+        return expired
+
+    def restarted(self, address: str) -> Sequence[str]:
+        """Frees all that was sent to a process which is no more; returns the requests."""
+        gone = [each for each, slot in self._slots.items() if slot.address == address]
+        for request_id in gone:
+            self.end(request_id)
+        return gone
+
+    def _add(self, address: str, tokens: int, requests: int) -> None:
+        before = self.load(address)
+        after = Load(before.tokens + tokens, before.requests + requests)
+        assert after.tokens >= 0, "a slot was freed twice"
+        assert after.requests >= 0, "a slot was freed twice"
+        self._loads[address] = after
+
+    def _clear_timers(self) -> None:
+        self._timers = [(slot.expires_at_s, each) for each, slot in self._slots.items()]
+        heapq.heapify(self._timers)
+
+
+_IDLE = Load()

@@ -1,0 +1,127 @@
+"""Who may do what: one snapshot of the policy, indexed by identity. Who is not in it is denied."""
+
+import hashlib
+import hmac
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import TypeVar
+
+from services.router.core.demands import WorkloadClass
+
+_ANY = "*"
+
+K = TypeVar("K")
+V = TypeVar("V")
+
+
+class InvalidSnapshot(ValueError):
+    """Two tenants claim one identity; keep the snapshot before."""
+
+
+@dataclass(frozen=True, slots=True)
+class ApiKey:
+    sha256: bytes
+    workload: str
+
+
+@dataclass(frozen=True, slots=True)
+class Tenant:
+    id: str
+    spiffe_ids: Sequence[str]  # the last segment may be "*"
+    api_keys: Sequence[ApiKey]
+    models: frozenset[str]  # "*" for all
+    workload_classes: frozenset[WorkloadClass]
+    default_workload_class: WorkloadClass
+    max_context_tokens: int  # 0: the model's own limit
+    max_output_tokens: int  # 0: the model's own limit
+
+    def may_use(self, model: str) -> bool:
+        return model in self.models or _ANY in self.models
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    tenant: Tenant
+    workload: str
+
+
+class Tenants:
+    """Raises InvalidSnapshot on construction if an identity has two owners."""
+
+    def __init__(self, version: str, tenants: Iterable[Tenant]) -> None:
+        self.version = version
+        self._by_id: dict[str, Tenant] = {}
+        self._by_spiffe_id: dict[str, Tenant] = {}
+        self._by_key: dict[bytes, Caller] = {}
+        for tenant in tenants:
+            _claim(self._by_id, tenant.id, tenant)
+            for spiffe_id in tenant.spiffe_ids:
+                _claim(self._by_spiffe_id, spiffe_id, tenant)
+            for key in tenant.api_keys:
+                _claim(self._by_key, key.sha256, Caller(tenant, key.workload))
+
+    def by_id(self, tenant_id: str) -> Tenant | None:
+        return self._by_id.get(tenant_id)
+
+    def by_spiffe_id(self, spiffe_id: str) -> Caller | None:
+        """The owner of a verified SPIFFE ID; its last segment names the workload."""
+        folder, _, workload = spiffe_id.rpartition("/")
+        if not workload or workload == _ANY:
+            return None  # a certificate must not speak for a pattern
+        tenant = self._by_spiffe_id.get(spiffe_id) or self._by_spiffe_id.get(f"{folder}/{_ANY}")
+        return Caller(tenant, workload) if tenant else None
+
+    def by_api_key(self, key: str) -> Caller | None:
+        return self._by_key.get(hashlib.sha256(key.encode(errors="replace")).digest())
+
+
+class PolicyView:
+    """The latest snapshot, for as long as policy may be silent."""
+
+    def __init__(self, *, stale_after_s: float) -> None:
+        self._stale_after_s = stale_after_s
+        self._tenants: Tenants | None = None
+        self._heard_at_s = 0.0
+
+    @property
+    def version(self) -> str:
+        return self._tenants.version if self._tenants else ""
+
+    def replaced(self, tenants: Tenants, now_s: float) -> None:
+        self._tenants = tenants
+        self._heard_at_s = now_s
+
+    def confirmed(self, now_s: float) -> None:
+        """Policy lives, and nothing has changed."""
+        self._heard_at_s = now_s
+
+    def current(self, now_s: float) -> Tenants | None:
+        """None before the first snapshot and when the last word is too old to act on."""
+        if now_s - self._heard_at_s > self._stale_after_s:
+            return None
+        return self._tenants
+
+
+class CacheSalts:
+    """What keeps tenants apart in a prefix cache: a keyed digest of the tenant's name.
+
+    The key is the mesh's own, so that nobody outside can compute another tenant's salt.
+    """
+
+    def __init__(self, secret: bytes) -> None:
+        if len(secret) < 16:
+            raise ValueError(f"the salt secret must have at least 16 bytes, got {len(secret)}")
+        self._secret = secret
+        self._known: dict[str, str] = {}  # as many as there are tenants
+
+    def of(self, tenant: Tenant) -> str:
+        salt = self._known.get(tenant.id)
+        if salt is None:
+            salt = hmac.new(self._secret, tenant.id.encode(), hashlib.sha256).hexdigest()
+            self._known[tenant.id] = salt
+        return salt
+
+
+def _claim(owners: dict[K, V], identity: K, owner: V) -> None:
+    if owners.setdefault(identity, owner) is not owner:
+        raise InvalidSnapshot("two tenants claim one identity")

@@ -1,0 +1,57 @@
+"""What the router answers: a request may go, or it may not and why.
+
+Reasons are stable: clients branch on them, docs/reasons.md lists them.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import Enum
+
+from services.router.core.demands import WorkloadClass
+from services.router.core.picking import Candidate
+
+
+class Reason(Enum):
+    FIELD_INVALID = "FIELD_INVALID"
+    BODY_INVALID = "BODY_INVALID"
+    UNKNOWN_IDENTITY = "UNKNOWN_IDENTITY"
+    MODEL_NOT_ALLOWED = "MODEL_NOT_ALLOWED"
+    WORKLOAD_CLASS_NOT_ALLOWED = "WORKLOAD_CLASS_NOT_ALLOWED"
+    MODEL_NOT_FOUND = "MODEL_NOT_FOUND"
+    OUTPUT_LIMIT = "OUTPUT_LIMIT"
+    CONTEXT_LIMIT = "CONTEXT_LIMIT"
+    NO_ENDPOINT = "NO_ENDPOINT"
+    POLICY_STALE = "POLICY_STALE"
+    DRAINING = "DRAINING"
+    DEADLINE = "DEADLINE"
+
+
+@dataclass(frozen=True, slots=True)
+class Admitted:
+    """It may go now."""
+
+    workload_class: WorkloadClass
+    candidates: Sequence[Candidate]  # best first, those left out last
+    endpoints: Sequence[str]  # addresses to try, in order; at least one
+    prompt_tokens: int  # estimated, unless the caller sent token ids
+    output_tokens: int  # the most it may write, as far as the router can know
+    timeout_s: float  # what is left of its deadline
+
+    @property
+    def tokens(self) -> int:
+        return self.prompt_tokens + self.output_tokens
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """It may not go. `field` is what the caller should mend, `retry_after_s` when to come back."""
+
+    reason: Reason
+    message: str
+    field: str | None = None
+    retry_after_s: float | None = None
+    candidates: Sequence[Candidate] = ()
+    workload_class: WorkloadClass | None = None
+
+
+Verdict = Admitted | Refused
