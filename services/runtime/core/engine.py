@@ -12,7 +12,11 @@ from services.runtime.core.sampling import Sampling
 
 
 class InvalidInput(ValueError):
-    """The request can't be served as it stands; `field` names what the caller should mend."""
+    """The request can't be served as it stands; `field` names what the caller should mend.
+
+    From an engine, `field` is a field of Job or of Sampling, for example "prompt" or
+    "json_schema"; the servicers know what the caller calls it.
+    """
 
     def __init__(self, field: str, message: str) -> None:
         super().__init__(f"{field}: {message}")
