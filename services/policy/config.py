@@ -1,0 +1,43 @@
+"""Everything the policy service can be told, read once at start from POLICY_* variables."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Self
+
+from services.chassis import environ
+from services.chassis.environ import Address, setting
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Config:
+    listen: Address = setting(environ.address, help="where routers connect, host:port")
+    file: Path = setting(environ.path, help="the YAML file of tenants; re-read when it changes")
+    trust_domain: str = setting(
+        environ.text, help="trust domain that every SPIFFE ID in the file must be of"
+    )
+    tls: Path = setting(
+        environ.path, help="folder with cert.pem, key.pem and ca.pem; followed as they rotate"
+    )
+    heartbeat_s: float = setting(
+        environ.positive,
+        default=2.0,
+        help="how often routers hear that nothing changed; the contract says at least every 5 s",
+    )
+    otlp: Address | None = setting(
+        environ.address, default=None, help="telemetry's OTLP address; unset, no spans are sent"
+    )
+    trace_share: float = setting(
+        environ.share, default=1.0, help="share of traces begun here that are kept, 0 to 1"
+    )
+    drain_s: float = setting(
+        environ.positive, default=2.0, help="how long running calls may go on after SIGTERM"
+    )
+
+    def __post_init__(self) -> None:
+        if self.heartbeat_s > 5:
+            raise ValueError(f"heartbeat_s must be at most 5, got {self.heartbeat_s}")
+
+    @classmethod
+    def from_environ(cls, variables: Mapping[str, str]) -> Self:
+        return environ.read(cls, "POLICY", variables)

@@ -1,0 +1,38 @@
+"""What the policy says, as values: tenants, who they are, and what each may use."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import Enum
+
+
+class WorkloadClass(Enum):
+    INTERACTIVE = "interactive"
+    BATCH = "batch"
+    HIGH_RISK = "high_risk"
+
+
+@dataclass(frozen=True, slots=True)
+class ApiKey:
+    id: str  # a name for logs, not secret
+    sha256: bytes  # 32 bytes
+    workload: str  # what the key stands for, as the last segment of a SPIFFE ID does
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tenant:
+    id: str
+    spiffe_ids: tuple[str, ...]  # the last segment of each may be "*"
+    api_keys: tuple[ApiKey, ...]
+    models: tuple[str, ...]  # ("*",) for all
+    workload_classes: tuple[WorkloadClass, ...]  # at least one
+    default_workload_class: WorkloadClass  # one of them
+    max_context_tokens: int  # prompt and output together; 0: the model's own limit
+    max_output_tokens: int  # of one request; 0: the model's own limit
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """Who is not among the tenants is denied."""
+
+    version: str  # a digest of the file it was read from
+    tenants: Sequence[Tenant]

@@ -1,0 +1,83 @@
+"""Streams the policy to every router: at once, on change, and in silence as a sign of life."""
+
+import asyncio
+from collections.abc import AsyncIterator
+
+import grpc
+
+from evenflow.inference.v1 import workload_class_pb2
+from evenflow.policy.v1 import tenant_service_pb2 as pb
+from evenflow.policy.v1 import tenant_service_pb2_grpc as pb_grpc
+from services.chassis.callers import AllowedCallers
+from services.policy.core.tenants import Policy, Tenant, WorkloadClass
+
+SERVICE: str = pb.DESCRIPTOR.services_by_name["TenantService"].full_name
+CALLERS: AllowedCallers = {f"/{SERVICE}/": frozenset({"router", "operator"})}
+
+_CLASSES = {
+    WorkloadClass.INTERACTIVE: workload_class_pb2.WORKLOAD_CLASS_INTERACTIVE,
+    WorkloadClass.BATCH: workload_class_pb2.WORKLOAD_CLASS_BATCH,
+    WorkloadClass.HIGH_RISK: workload_class_pb2.WORKLOAD_CLASS_HIGH_RISK,
+}
+
+
+class TenantServicer(pb_grpc.TenantServiceServicer):
+    """A router that reads slowly skips snapshots; it never falls behind."""
+
+    def __init__(self, policy: Policy, *, heartbeat_s: float) -> None:
+        self._snapshot = encode(policy)  # once for all routers; each new one is a new message
+        self._heartbeat_s = heartbeat_s
+        self._changed = asyncio.Event()
+        self._closed = False
+
+    def publish(self, policy: Policy) -> None:
+        self._snapshot = encode(policy)
+        self._wake()
+
+    def close(self) -> None:
+        """Ends all streams, so that a drain need not wait for those that have no end."""
+        self._closed = True
+        self._wake()
+
+    async def WatchTenants(  # noqa: N802 - the name is the proto's
+        self, request: pb.WatchTenantsRequest, context: grpc.aio.ServicerContext
+    ) -> AsyncIterator[pb.WatchTenantsResponse]:
+        sent = ""
+        while not self._closed:
+            changed, snapshot = self._changed, self._snapshot
+            is_new = snapshot.version != sent
+            yield snapshot if is_new else pb.WatchTenantsResponse(version=sent)
+            sent = snapshot.version
+            await self._wait(changed)
+
+    def _wake(self) -> None:
+        self._changed.set()
+        self._changed = asyncio.Event()
+
+    async def _wait(self, changed: asyncio.Event) -> None:
+        try:
+            async with asyncio.timeout(self._heartbeat_s):
+                await changed.wait()
+        except TimeoutError:
+            return  # nothing changed; the router wants to hear so
+
+
+def encode(policy: Policy) -> pb.WatchTenantsResponse:
+    tenants = [_encode(tenant) for tenant in policy.tenants]
+    return pb.WatchTenantsResponse(version=policy.version, tenants=tenants)
+
+
+def _encode(tenant: Tenant) -> pb.Tenant:
+    return pb.Tenant(
+        id=tenant.id,
+        spiffe_ids=tenant.spiffe_ids,
+        api_keys=[
+            pb.ApiKey(id=key.id, sha256=key.sha256, workload=key.workload)
+            for key in tenant.api_keys
+        ],
+        models=tenant.models,
+        workload_classes=[_CLASSES[each] for each in tenant.workload_classes],
+        default_workload_class=_CLASSES[tenant.default_workload_class],
+        max_context_tokens=tenant.max_context_tokens,
+        max_output_tokens=tenant.max_output_tokens,
+    )

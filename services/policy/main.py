@@ -1,0 +1,92 @@
+"""Composition root: the only module that knows every part of the policy service."""
+
+import asyncio
+import os
+import sys
+
+import structlog
+from grpc_health.v1.health_pb2 import HealthCheckResponse
+
+from evenflow.policy.v1.tenant_service_pb2_grpc import add_TenantServiceServicer_to_server
+from services.chassis import lifecycle, logs, traces
+from services.chassis.environ import EX_CONFIG, InvalidConfig
+from services.chassis.identity import TlsFiles
+from services.chassis.server import CannotListen, Server, grpc_server
+from services.policy.config import Config
+from services.policy.core.nodes import InvalidPolicy
+from services.policy.core.tenants import Policy
+from services.policy.inbound.tenants import CALLERS, SERVICE, TenantServicer
+from services.policy.outbound.policy_file import PolicyFile, Stamp
+from services.policy.outbound.reloading import follow
+
+FILE_HEALTH = "evenflow.policy.file"  # asked by name: NOT_SERVING while the file on disk is bad
+
+_log = structlog.get_logger(__name__)
+
+
+def main() -> int:
+    try:
+        config = Config.from_environ(os.environ)
+        file = PolicyFile(config.file, config.trust_domain)
+        stamp = file.stamp()
+        policy = file.load()
+    except InvalidConfig as error:
+        print(error, file=sys.stderr)
+        return EX_CONFIG
+    except (InvalidPolicy, OSError) as error:
+        print(f"can't use the policy in {config.file}:\n{error}", file=sys.stderr)
+        return EX_CONFIG
+    logs.configure("policy")
+    _log.info("policy.loaded", version=policy.version, tenants=len(policy.tenants))
+    try:
+        lifecycle.run(serve(config, file, policy, stamp))
+    except CannotListen as error:
+        print(error, file=sys.stderr)
+        return 1
+    return 0
+
+
+async def serve(config: Config, file: PolicyFile, policy: Policy, stamp: Stamp | None) -> None:
+    tls = TlsFiles.in_folder(config.tls)
+    address = config.otlp.text if config.otlp else None
+    tracing = traces.start("policy", otlp_address=address, tls=tls, sample_share=config.trace_share)
+    servicer = TenantServicer(policy, heartbeat_s=config.heartbeat_s)
+    server = build_server(servicer, tls)
+    server.listen(config.listen, tls)
+    await server.grpc.start()
+    await server.set_serving()
+    await _set_file_health(server, good=True)
+    _log.info("server.ready", listen=config.listen.text)
+    async with asyncio.TaskGroup() as tasks:
+        following = tasks.create_task(_follow(file, stamp, servicer, server))
+        await lifecycle.stop_signal()
+        following.cancel()
+        servicer.close()
+        await lifecycle.drain(server, drain_s=config.drain_s)
+    await asyncio.to_thread(tracing.stop)
+
+
+def build_server(servicer: TenantServicer, tls: TlsFiles) -> Server:
+    server = grpc_server(errors={}, callers=CALLERS, tls=tls, services=[SERVICE])
+    add_TenantServiceServicer_to_server(servicer, server.grpc)
+    return server
+
+
+async def _follow(
+    file: PolicyFile, stamp: Stamp | None, servicer: TenantServicer, server: Server
+) -> None:
+    async with asyncio.TaskGroup() as tasks:
+
+        def took(policy: Policy) -> None:
+            servicer.publish(policy)
+            tasks.create_task(_set_file_health(server, good=True))
+
+        def refused(_problems: str) -> None:
+            tasks.create_task(_set_file_health(server, good=False))
+
+        await follow(file, loaded=stamp, took=took, refused=refused)
+
+
+async def _set_file_health(server: Server, *, good: bool) -> None:
+    status = HealthCheckResponse.SERVING if good else HealthCheckResponse.NOT_SERVING
+    await server.health.set(FILE_HEALTH, status)
