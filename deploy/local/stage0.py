@@ -131,10 +131,17 @@ def _uv(command: str, *arguments: str) -> None:
 
 def _run(command: Sequence[str]) -> None:
     environ = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
-    try:
-        subprocess.run(command, cwd=ROOT, env=environ, check=True)  # noqa: S603 - our own arguments
-    except subprocess.CalledProcessError as error:
-        raise SetUpFailed(f"`{' '.join(command)}` failed; its message is above") from error
+    done = subprocess.run(  # noqa: S603 - our own arguments
+        command,
+        cwd=ROOT,
+        env=environ,
+        check=False,
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+    )
+    if done.returncode:
+        raise SetUpFailed(f"`{' '.join(command)}` failed:\n{done.stdout}")
 
 
 def _output(command: Sequence[str]) -> str:

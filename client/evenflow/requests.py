@@ -1,0 +1,45 @@
+"""Builds requests and reads events: what the asyncio and the blocking client share."""
+
+from collections.abc import Sequence
+
+from evenflow.errors import Progress
+from evenflow.inference.v1 import inference_service_pb2 as pb
+from evenflow.inference.v1.workload_class_pb2 import (
+    WORKLOAD_CLASS_UNSPECIFIED,
+    WorkloadClass,
+)
+
+Event = pb.Started | pb.Delta | pb.Finished
+
+DEADLINE_S = 60.0  # of a call that names none; no call waits for ever
+
+
+def chat_request(
+    model: str,
+    messages: str | Sequence[pb.ChatMessage],
+    *,
+    sampling: pb.Sampling | None = None,
+    workload_class: "WorkloadClass.ValueType" = WORKLOAD_CLASS_UNSPECIFIED,
+) -> pb.GenerateRequest:
+    """A request out of chat messages, oldest first. A plain string is one message of the user."""
+    if isinstance(messages, str):
+        messages = [pb.ChatMessage(role=pb.ROLE_USER, content=messages)]
+    return pb.GenerateRequest(
+        model=model,
+        chat=pb.ChatInput(messages=messages),
+        sampling=sampling,
+        workload_class=workload_class,
+    )
+
+
+def event_of(response: pb.GenerateResponse, progress: Progress) -> Event:
+    """The event in a response; notes in `progress` what it brought."""
+    match response.WhichOneof("event"):
+        case "started":
+            progress.request_id = response.started.request_id
+            return response.started
+        case "delta":
+            progress.text += response.delta.text
+            progress.tokens += response.delta.tokens
+            return response.delta
+    return response.finished
