@@ -69,7 +69,7 @@ class _Tree:
         }
         scalar_kind = yaml.ScalarEvent
         while True:
-            event = loader.get_event()
+            event: Any = loader.get_event()
             kind = type(event)
             if kind is scalar_kind:  # two thirds of all events, so without a call of its own
                 if event.anchor is not None or event.tag is not None:
