@@ -18,7 +18,8 @@ from opentelemetry import trace
 
 from services.chassis.identity import peer_id
 
-_QUIET = ("/grpc.health.v1.Health/", "/grpc.reflection.")  # asked every second by machines
+# Called every second by machines
+_QUIET = ("/grpc.health.v1.Health/", "/grpc.reflection.", "/opentelemetry.")
 
 _facts: ContextVar[dict[str, Any] | None] = ContextVar("rpc_facts", default=None)
 _log = structlog.get_logger("rpc")
