@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from enum import Enum
 
+_LONGEST_NAME = 200  # names are kept with each decision
+
 
 class WorkloadClass(Enum):
     INTERACTIVE = "interactive"
@@ -46,6 +48,8 @@ class Demand:
     def __post_init__(self) -> None:
         if not self.model:
             raise InvalidDemand("model", "must not be empty")
+        if len(self.model) > _LONGEST_NAME:
+            raise InvalidDemand("model", f"must have at most {_LONGEST_NAME} characters")
 
 
 _BYTES_PER_TOKEN = 4  # of English text, for vocabularies of 30,000 to 150,000

@@ -5,7 +5,7 @@ from enum import Enum, IntEnum
 
 
 class Code(IntEnum):
-    """The gRPC codes that the gateway itself can end a request with."""
+    """gRPC's status codes."""
 
     OK = 0
     CANCELLED = 1
@@ -13,11 +13,16 @@ class Code(IntEnum):
     INVALID_ARGUMENT = 3
     DEADLINE_EXCEEDED = 4
     NOT_FOUND = 5
+    ALREADY_EXISTS = 6
     PERMISSION_DENIED = 7
     RESOURCE_EXHAUSTED = 8
+    FAILED_PRECONDITION = 9
+    ABORTED = 10
+    OUT_OF_RANGE = 11
     UNIMPLEMENTED = 12
     INTERNAL = 13
     UNAVAILABLE = 14
+    DATA_LOSS = 15
     UNAUTHENTICATED = 16
 
 

@@ -19,6 +19,7 @@ from evenflow.openai.v1.chat_service_pb2 import (
     CreateChatCompletionRequest,
     StreamChatCompletionRequest,
 )
+from services.router.classes import WORKLOAD_CLASSES
 from services.router.core.demands import (
     Demand,
     InvalidDemand,
@@ -27,7 +28,6 @@ from services.router.core.demands import (
     WorkloadClass,
     estimated_tokens,
 )
-from services.router.inbound.classes import WORKLOAD_CLASSES
 
 _FRAME = struct.Struct(">BI")
 
@@ -127,7 +127,7 @@ def _class_named(name: str) -> WorkloadClass:
     except ValueError:
         allowed = ", ".join(each.value for each in WorkloadClass)
         raise InvalidDemand(
-            "workload_class", f"must be one of {allowed}, got {ascii(name[:100])}"
+            "workload_class", f"must be one of {allowed}, got {name[:100]!a}"
         ) from None
 
 

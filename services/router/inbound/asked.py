@@ -1,0 +1,98 @@
+"""What Envoy asks about one request: who, what, by when, out of a Check's attributes.
+
+Envoy has verified the certificate; the `listener` context extension says which door the request
+came through. A client's own headers are believed about nothing but its key and its deadline.
+"""
+
+import re
+import uuid
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from enum import Enum
+from typing import Any
+
+from services.router.core.demands import InvalidDemand
+
+_BEARER = "bearer "
+_FRONT_END = "frontend"
+_OPENAI = "/evenflow.openai.v1."
+_LONGEST_ID = 128
+_LONGEST_METHOD = 200  # of any of ours; what is kept with each decision is bounded
+_TIMEOUT = re.compile(r"([0-9]{1,8})([HMSmun])", re.ASCII)
+_SECONDS: Mapping[str, float] = {"H": 3600, "M": 60, "S": 1, "m": 1e-3, "u": 1e-6, "n": 1e-9}
+_TRACEPARENT = re.compile(r"[0-9a-f]{2}-([0-9a-f]{32})-[0-9a-f]{16}-([0-9a-f]{2})")
+
+
+class Spoken(Enum):
+    """What a caller understands a refusal in."""
+
+    GRPC = "grpc"
+    GRPC_WEB = "grpc-web"
+    OPENAI = "openai"
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    request_id: str
+    method: str  # "/package.Service/Method"
+    spoken: Spoken
+    spiffe_id: str | None  # verified; None on the front end
+    api_key: str | None  # None on the mesh listener, and where none was sent
+    timeout: str | None  # as the caller wrote it
+    traceparent: str | None
+    received_unix_s: float
+    body: bytes
+
+    def remaining_s(self) -> float | None:
+        """Raises InvalidDemand for a `grpc-timeout` that gRPC does not know."""
+        return None if self.timeout is None else _seconds(self.timeout)
+
+    def trace(self) -> tuple[str, bool]:
+        """The W3C trace id, empty when nothing is traced, and whether it is sampled."""
+        match = _TRACEPARENT.fullmatch(self.traceparent or "")
+        return (match[1], bool(int(match[2], 16) & 1)) if match else ("", False)
+
+
+def asked(request: Any, traceparent: str | None, known: Callable[[str], bool]) -> Asked:
+    """`known`: whether a request id is taken; callers who repeat one get another."""
+    attributes = request.attributes
+    http = attributes.request.http
+    headers = http.headers
+    front_end = attributes.context_extensions.get("listener") == _FRONT_END
+    method = http.path.partition("?")[0][:_LONGEST_METHOD]
+    received = attributes.request.time
+    return Asked(
+        request_id=_request_id(headers.get("x-request-id", ""), known),
+        method=method,
+        spoken=_spoken(headers, openai=front_end and method.startswith(_OPENAI)),
+        spiffe_id=None if front_end else attributes.source.principal,
+        api_key=_api_key(headers.get("authorization", "")) if front_end else None,
+        timeout=headers.get("grpc-timeout"),
+        traceparent=traceparent or headers.get("traceparent"),
+        received_unix_s=received.seconds + received.nanos * 1e-9,
+        body=http.raw_body,
+    )
+
+
+def _request_id(claimed: str, known: Callable[[str], bool]) -> str:
+    if claimed and len(claimed) <= _LONGEST_ID and claimed.isascii() and not known(claimed):
+        return claimed
+    return str(uuid.uuid4())
+
+
+def _spoken(headers: Any, *, openai: bool) -> Spoken:
+    if "x-grpc-web" in headers:
+        return Spoken.GRPC_WEB
+    return Spoken.OPENAI if openai else Spoken.GRPC
+
+
+def _api_key(authorization: str) -> str | None:
+    scheme, key = authorization[: len(_BEARER)], authorization[len(_BEARER) :].strip()
+    return key if key and scheme.lower() == _BEARER else None
+
+
+def _seconds(timeout: str) -> float:
+    match = _TIMEOUT.fullmatch(timeout)
+    if match is None:
+        raise InvalidDemand("grpc-timeout", f"must be as gRPC writes it, got {timeout[:20]!a}")
+    return int(match[1]) * _SECONDS[match[2]]

@@ -1,0 +1,98 @@
+"""Reads one HTTP entry of Envoy's access log (envoy.data.accesslog.v3) as the end of a request."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from services.router.core.endings import Code, Cut, Ended, Usage, final_code
+
+_FLAGS = {  # the first that is set says who cut it
+    "upstream_max_stream_duration_reached": Cut.DEADLINE,
+    "duration_timeout": Cut.DEADLINE,
+    "upstream_request_timeout": Cut.DEADLINE,
+    "stream_idle_timeout": Cut.DEADLINE,
+    "downstream_connection_termination": Cut.CALLER,
+    "downstream_remote_reset": Cut.CALLER,
+    "no_healthy_upstream": Cut.NOWHERE,
+    "upstream_connection_failure": Cut.NOWHERE,
+    "upstream_overflow": Cut.NOWHERE,
+    "upstream_remote_reset": Cut.RUNTIME,
+    "upstream_connection_termination": Cut.RUNTIME,
+    "upstream_protocol_error": Cut.RUNTIME,
+}
+_HIGHEST_CODE = max(Code)
+_LONGEST_REASON = 100
+_MOST_DIGITS = 12
+
+
+def ended(entry: Any) -> Ended:
+    common, request, response = entry.common_properties, entry.request, entry.response
+    # Trailers win: an OpenAI caller's were headers once the transcoder had made one answer of it.
+    said: Mapping[str, str] = {**response.response_headers, **response.response_trailers}
+    cut = _cut(common.response_flags)
+    usage = _usage(said)
+    code = final_code(
+        _code(said.get("grpc-status")), cut=cut, http_status=response.response_code.value
+    )
+    answered = usage.output_tokens > 0 if usage else code == Code.OK or cut is not Cut.NOBODY
+    return Ended(
+        request_id=request.request_headers.get("x-evenflow-request-id") or request.request_id,
+        method=request.path.partition("?")[0],
+        began_unix_s=common.start_time.seconds + common.start_time.nanos * 1e-9,
+        duration_s=_duration_s(common),
+        first_token_s=_first_token_s(entry) if answered else None,
+        endpoint=_address(common.upstream_remote_address),
+        grpc_code=code,
+        reason=said.get("x-evenflow-reason", "")[:_LONGEST_REASON],
+        usage=usage,
+        model_version=said.get("x-evenflow-model-version", ""),
+        engine=said.get("x-evenflow-engine", ""),
+        attempts=common.upstream_request_attempt_count,
+    )
+
+
+def _cut(flags: Any) -> Cut:
+    return next((cut for flag, cut in _FLAGS.items() if getattr(flags, flag)), Cut.NOBODY)
+
+
+def _code(text: str | None) -> int | None:
+    return int(text) if text and text.isdecimal() and int(text) <= _HIGHEST_CODE else None
+
+
+def _usage(said: Mapping[str, str]) -> Usage | None:
+    tokens = [said.get(f"x-evenflow-{kind}-tokens", "") for kind in ("prompt", "cached", "output")]
+    if not all(each.isdecimal() and len(each) <= _MOST_DIGITS for each in tokens):
+        return None
+    prompt, cached, output = map(int, tokens)
+    return Usage(prompt, cached, output)
+
+
+def _duration_s(common: Any) -> float:
+    if common.HasField("duration"):
+        return _seconds(common.duration)
+    return _seconds(common.time_to_last_downstream_tx_byte)
+
+
+def _first_token_s(entry: Any) -> float | None:
+    """Runtimes send their headers with the first token, so the first byte is the first token.
+
+    Not where a refusal was all that came: it has no body.
+    """
+    common = entry.common_properties
+    if not common.HasField("time_to_first_upstream_rx_byte") or (
+        not entry.response.response_body_bytes
+    ):
+        return None
+    return _seconds(common.time_to_first_upstream_rx_byte)
+
+
+def _seconds(duration: Any) -> float:
+    seconds: float = duration.seconds + duration.nanos * 1e-9
+    return seconds
+
+
+def _address(address: Any) -> str:
+    socket = address.socket_address
+    if not socket.address:
+        return ""
+    host = f"[{socket.address}]" if ":" in socket.address else socket.address
+    return f"{host}:{socket.port_value}"

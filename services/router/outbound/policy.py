@@ -1,0 +1,100 @@
+"""Follows policy's snapshots of the tenants."""
+
+from collections.abc import AsyncGenerator, Callable, Sequence
+from contextlib import aclosing
+from dataclasses import dataclass
+from typing import Protocol
+
+import structlog
+
+from evenflow.policy.v1 import tenant_service_pb2 as pb
+from evenflow.policy.v1.tenant_service_pb2_grpc import TenantServiceStub
+from services.chassis.identity import TlsFiles, channel
+from services.router.classes import WORKLOAD_CLASSES
+from services.router.core.demands import WorkloadClass
+from services.router.core.tenants import ApiKey, InvalidSnapshot, PolicyView, Tenant, Tenants
+
+_OPTIONS = (("grpc.use_local_subchannel_pool", 1),)  # no back-off inherited from a channel before
+_log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class PolicyWord:
+    version: str
+    tenants: Sequence[Tenant] | None  # None: as before
+
+
+class Policy(Protocol):
+    def words(self) -> AsyncGenerator[PolicyWord, None]:
+        """A snapshot at once, one after each change, and a sign of life at least every 5 s.
+
+        Raises grpc.aio.AioRpcError or OSError when policy can't be reached.
+        """
+
+
+class GrpcPolicy:
+    def __init__(self, address: str, tls: TlsFiles) -> None:
+        self._address = address
+        self._tls = tls
+
+    async def words(self) -> AsyncGenerator[PolicyWord, None]:
+        async with channel(self._address, self._tls, server="policy", options=_OPTIONS) as opened:
+            call = TenantServiceStub(opened).WatchTenants(pb.WatchTenantsRequest())
+            version: str | None = None
+            try:
+                async for response in call:
+                    yield _word(response, again=response.version == version)
+                    version = response.version
+            finally:
+                call.cancel()  # a no-op once the stream has ended
+
+
+class PolicyFollower:
+    """Keeps the view of the policy fresh; a snapshot that can't be right leaves the one before."""
+
+    def __init__(self, view: PolicyView, clock: Callable[[], float]) -> None:
+        self._view = view
+        self._clock = clock
+
+    async def follow(self, policy: Policy) -> None:
+        """Until the stream ends or fails."""
+        async with aclosing(policy.words()) as words:
+            async for word in words:
+                self._heard(word)
+
+    def _heard(self, word: PolicyWord) -> None:
+        if word.tenants is None:
+            self._view.confirmed(self._clock())
+            return
+        try:
+            tenants = Tenants(word.version, word.tenants)
+        except InvalidSnapshot as error:
+            _log.error("policy.refused", version=word.version, problem=str(error))  # noqa: TRY400 - the message says it all
+            return
+        if word.version != self._view.version:
+            _log.info("policy.replaced", version=word.version, tenants=len(word.tenants))
+        self._view.replaced(tenants, self._clock())
+
+
+def _word(response: pb.WatchTenantsResponse, *, again: bool) -> PolicyWord:
+    if again and not response.tenants:
+        return PolicyWord(response.version, None)
+    return PolicyWord(response.version, tuple(_tenant(each) for each in response.tenants))
+
+
+def _tenant(tenant: pb.Tenant) -> Tenant:
+    return Tenant(
+        id=tenant.id,
+        spiffe_ids=tuple(tenant.spiffe_ids),
+        api_keys=tuple(ApiKey(each.sha256, each.workload) for each in tenant.api_keys),
+        models=frozenset(tenant.models),
+        workload_classes=frozenset(
+            WORKLOAD_CLASSES[each] for each in tenant.workload_classes if each in WORKLOAD_CLASSES
+        ),
+        # An unknown default is allowed to nobody: a request must then name its class.
+        default_workload_class=WORKLOAD_CLASSES.get(
+            tenant.default_workload_class, WorkloadClass.HIGH_RISK
+        ),
+        max_context_tokens=tenant.max_context_tokens,
+        max_output_tokens=tenant.max_output_tokens,
+    )

@@ -1,0 +1,150 @@
+"""Tells telemetry how requests went, in batches, and never waits for it.
+
+Telemetry away or slow, the newest records are kept and the oldest dropped and counted.
+"""
+
+import asyncio
+from collections import deque
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import structlog
+from google.protobuf.duration_pb2 import Duration
+from google.protobuf.timestamp_pb2 import Timestamp
+
+from evenflow.inference.v1.inference_service_pb2 import Usage
+from evenflow.telemetry.v1 import record_service_pb2 as pb
+from evenflow.telemetry.v1.record_service_pb2_grpc import RecordServiceStub
+from services.chassis.identity import TlsFiles, channel
+from services.router.classes import NUMBERS
+from services.router.core.endings import Ended
+from services.router.core.requests import Decision, Request
+
+_OPTIONS = (("grpc.use_local_subchannel_pool", 1),)  # no back-off inherited from a channel before
+_MOST_AT_ONCE = 500  # records in one message, about 100 KiB
+_GATHER_S = 0.05  # records wait this long for company
+_log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    request: Request
+    ended: Ended
+
+
+class RecordBuffer:
+    """What telemetry has not been told yet; the oldest make way when it is full."""
+
+    def __init__(self, *, capacity: int) -> None:
+        self._records: deque[Record] = deque()
+        self._capacity = capacity
+        self._waiting = asyncio.Event()
+        self._dropped = 0  # since the last time that it was emptied
+
+    @property
+    def dropped(self) -> int:
+        return self._dropped
+
+    def add(self, request: Request, ended: Ended) -> None:
+        if len(self._records) == self._capacity:
+            self._records.popleft()
+            self._dropped += 1
+            if self._dropped == 1:
+                _log.warning("records.dropping", capacity=self._capacity)
+        self._records.append(Record(request, ended))
+        self._waiting.set()
+
+    async def batches(self) -> AsyncIterator[Sequence[Record]]:
+        """As they fill. What was taken is gone, whatever becomes of it."""
+        while True:
+            await self._waiting.wait()
+            await asyncio.sleep(_GATHER_S)
+            while self._records:
+                taken = min(_MOST_AT_ONCE, len(self._records))
+                yield [self._records.popleft() for _ in range(taken)]
+            self._waiting.clear()
+            if self._dropped:
+                _log.warning("records.dropped", records=self._dropped)
+                self._dropped = 0
+
+
+class Telemetry(Protocol):
+    async def report(self, batches: AsyncIterator[Sequence[Record]]) -> None:
+        """Sends until the batches end.
+
+        Raises grpc.aio.AioRpcError or OSError when telemetry can't be reached.
+        """
+
+
+class GrpcTelemetry:
+    def __init__(self, address: str, tls: TlsFiles) -> None:
+        self._address = address
+        self._tls = tls
+
+    async def report(self, batches: AsyncIterator[Sequence[Record]]) -> None:
+        async with channel(
+            self._address, self._tls, server="telemetry", options=_OPTIONS
+        ) as opened:
+            await opened.channel_ready()  # so that a batch is not taken for a peer who is away
+            await RecordServiceStub(opened).ReportRequests(_messages(batches))
+
+
+async def _messages(
+    batches: AsyncIterator[Sequence[Record]],
+) -> AsyncIterator[pb.ReportRequestsRequest]:
+    async for batch in batches:
+        yield pb.ReportRequestsRequest(records=[message(each) for each in batch])
+
+
+def message(record: Record) -> pb.RequestRecord:
+    ended = record.ended
+    encoded = pb.RequestRecord(
+        request_id=ended.request_id,
+        model_version=ended.model_version,
+        engine=ended.engine,
+        endpoint=ended.endpoint,
+        grpc_code=ended.grpc_code,
+        reason=ended.reason,
+        received_at=_timestamp(ended.began_unix_s),
+        duration=_duration(ended.duration_s),
+        attempts=ended.attempts,
+    )
+    if ended.first_token_s is not None:
+        encoded.time_to_first_token.CopyFrom(_duration(ended.first_token_s))
+    if ended.usage is not None:
+        encoded.usage.CopyFrom(
+            Usage(
+                prompt_tokens=ended.usage.prompt_tokens,
+                cached_prompt_tokens=ended.usage.cached_prompt_tokens,
+                output_tokens=ended.usage.output_tokens,
+            )
+        )
+    if record.request.decision is not None:
+        _decided(encoded, record.request.decision)
+    return encoded
+
+
+def _decided(encoded: pb.RequestRecord, decision: Decision) -> None:
+    encoded.trace_id = decision.trace_id
+    encoded.tenant = decision.tenant
+    encoded.workload = decision.workload
+    encoded.model = decision.model
+    if decision.workload_class is not None:
+        encoded.workload_class = NUMBERS[decision.workload_class]
+    if decision.refusal is not None:
+        encoded.reason = decision.refusal.value
+    if decision.queue_wait_s is not None:
+        encoded.queue_wait.CopyFrom(_duration(decision.queue_wait_s))
+
+
+def _duration(seconds: float) -> Duration:
+    duration = Duration()
+    duration.FromNanoseconds(round(seconds * 1e9))
+    return duration
+
+
+def _timestamp(unix_s: float) -> Timestamp:
+    timestamp = Timestamp()
+    timestamp.FromMicroseconds(round(unix_s * 1e6))
+    return timestamp

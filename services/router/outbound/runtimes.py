@@ -1,0 +1,137 @@
+"""Follows each runtime that the router was told of: its state as a stream, and how to empty it."""
+
+import asyncio
+from collections.abc import AsyncGenerator, Callable
+from contextlib import aclosing
+from typing import Protocol
+
+import structlog
+
+from evenflow.runtime.v1 import runtime_service_pb2 as pb
+from evenflow.runtime.v1.runtime_service_pb2_grpc import RuntimeServiceStub
+from services.chassis.identity import TlsFiles, channel
+from services.router.core.endpoints import Endpoints, ModelState, Readiness, RuntimeState
+from services.router.core.requests import Requests
+
+_OPTIONS = (("grpc.use_local_subchannel_pool", 1),)  # no back-off inherited from a channel before
+_CONNECT_S = 5.0  # for the TLS handshake and the first state
+_READINESS = {
+    pb.READINESS_LOADING: Readiness.LOADING,
+    pb.READINESS_READY: Readiness.READY,
+    pb.READINESS_FAILED: Readiness.FAILED,
+}
+_log = structlog.get_logger(__name__)
+
+
+class Runtime(Protocol):
+    """One runtime. Both raise grpc.aio.AioRpcError or OSError when it can't be reached."""
+
+    address: str
+
+    def states(self) -> AsyncGenerator[RuntimeState, None]:
+        """Its state now, on each change, and at least every 500 ms. Ends when the runtime does."""
+
+    async def drain(self) -> None:
+        """Refuses new requests; returns when the running ones have ended."""
+
+
+class GrpcRuntime:
+    """Opens a channel for each call, so that each reads the certificate that is valid then."""
+
+    def __init__(self, address: str, tls: TlsFiles) -> None:
+        self.address = address
+        self._tls = tls
+
+    async def states(self) -> AsyncGenerator[RuntimeState, None]:
+        async with channel(self.address, self._tls, server="runtime", options=_OPTIONS) as opened:
+            call = RuntimeServiceStub(opened).WatchState(pb.WatchStateRequest())
+            try:
+                async for response in call:
+                    yield _state(response)
+            finally:
+                call.cancel()  # a no-op once the stream has ended
+
+    async def drain(self) -> None:
+        async with channel(self.address, self._tls, server="runtime", options=_OPTIONS) as opened:
+            await RuntimeServiceStub(opened).Drain(pb.DrainRequest())
+
+
+class RuntimeFollower:
+    """Writes what a runtime says, and its silence, into what the router knows.
+
+    `changed` is told when the set of endpoints in service may be another.
+    """
+
+    def __init__(
+        self,
+        endpoints: Endpoints,
+        requests: Requests,
+        changed: Callable[[], None],
+        *,
+        silence_s: float,
+    ) -> None:
+        self._endpoints = endpoints
+        self._requests = requests
+        self._changed = changed
+        self._silence_s = silence_s
+
+    async def follow(self, runtime: Runtime) -> None:
+        """Until the stream ends, fails, or falls silent; the endpoint has left then.
+
+        Raises:
+            TimeoutError: nothing came for longer than a living runtime is silent.
+        """
+        wait_s = max(_CONNECT_S, self._silence_s)
+        try:
+            async with aclosing(runtime.states()) as states:
+                while (state := await _next(states, wait_s)) is not None:
+                    self._saw(runtime.address, state)
+                    wait_s = self._silence_s
+        finally:
+            self._lost(runtime.address)
+
+    def _saw(self, address: str, state: RuntimeState) -> None:
+        before = self._endpoints.get(address)
+        if self._endpoints.saw(address, state):
+            given_up = self._requests.restarted(address)
+            _log.warning("endpoint.restarted", endpoint=address, given_up=len(given_up))
+        after = self._endpoints.get(address)
+        if (before.ready, before.reachable) != (after.ready, after.reachable):
+            _log.info("endpoint.changed", endpoint=address, reachable=True, ready=after.ready)
+            self._changed()
+
+    def _lost(self, address: str) -> None:
+        before = self._endpoints.get(address)
+        self._endpoints.lost(address)
+        if before.reachable:
+            _log.warning("endpoint.lost", endpoint=address)
+            self._changed()
+
+
+async def _next(states: AsyncGenerator[RuntimeState, None], wait_s: float) -> RuntimeState | None:
+    async with asyncio.timeout(wait_s):
+        return await anext(states, None)
+
+
+def _state(response: pb.WatchStateResponse) -> RuntimeState:
+    return RuntimeState(
+        instance_id=response.instance_id,
+        engine=response.engine,
+        models=tuple(_model(each) for each in response.models),
+        draining=response.draining,
+        running=response.running,
+        waiting=response.waiting,
+        kv_blocks_free=response.kv_blocks_free,
+        kv_blocks_total=response.kv_blocks_total,
+        kv_block_tokens=response.kv_block_tokens,
+        prefix_cache_query_tokens=response.prefix_cache_query_tokens,
+        prefix_cache_hit_tokens=response.prefix_cache_hit_tokens,
+        max_running=response.max_running,
+        output_tokens=response.output_tokens,
+    )
+
+
+def _model(state: pb.ModelState) -> ModelState:
+    # What a newer runtime calls a readiness that we don't know is not known to serve.
+    readiness = _READINESS.get(state.readiness, Readiness.LOADING)
+    return ModelState(state.model, state.version, readiness, state.max_context_tokens)
