@@ -1,0 +1,36 @@
+"""No token passes through Python outside the runtime: Envoy asks the router once, reports once."""
+
+import asyncio
+
+from evenflow.client import Client, chat_request
+from evenflow.inference.v1 import inference_service_pb2 as pb
+from tests.integration.whole.mesh import Mesh
+
+
+def traffic(mesh: Mesh, output_tokens: int) -> dict[str, int]:
+    """What Envoy sent to the router's process for one stream."""
+    before = mesh.envoy_counters()
+
+    async def ask() -> int:
+        sampling = pb.Sampling(max_output_tokens=output_tokens, ignore_eos=True)
+        async with Client(mesh.address, certificate_folder=mesh.tenant("acme")) as client:
+            request = chat_request(mesh.model, "hi", sampling=sampling)
+            events = [event async for event in client.generate(request, deadline_s=60)]
+        tokens: int = events[-1].usage.output_tokens
+        return tokens
+
+    assert asyncio.run(ask()) == output_tokens
+    return mesh.envoy_counters_once(
+        lambda after: after["logs_written"] > before["logs_written"], since=before
+    )
+
+
+def test_a_500_token_stream_costs_the_router_one_check_and_one_log_entry(
+    simulated_mesh: Mesh,
+) -> None:
+    short, long = traffic(simulated_mesh, 5), traffic(simulated_mesh, 500)
+
+    for seen in (short, long):
+        assert seen["checks"] == 1
+        assert seen["logs_written"] == 1
+    assert abs(long["bytes_to_router"] - short["bytes_to_router"]) < 500
