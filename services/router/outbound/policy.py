@@ -11,7 +11,6 @@ from evenflow.policy.v1 import tenant_service_pb2 as pb
 from evenflow.policy.v1.tenant_service_pb2_grpc import TenantServiceStub
 from services.chassis.identity import TlsFiles, channel
 from services.router.classes import WORKLOAD_CLASSES
-from services.router.core.demands import WorkloadClass
 from services.router.core.tenants import ApiKey, InvalidSnapshot, PolicyView, Tenant, Tenants
 
 _OPTIONS = (("grpc.use_local_subchannel_pool", 1),)  # no back-off inherited from a channel before
@@ -69,7 +68,7 @@ class PolicyFollower:
         try:
             tenants = Tenants(word.version, word.tenants)
         except InvalidSnapshot as error:
-            _log.error("policy.refused", version=word.version, problem=str(error))  # noqa: TRY400 - the message says it all
+            _log.error("policy.refused", version=word.version, problem=str(error))
             return
         if word.version != self._view.version:
             _log.info("policy.replaced", version=word.version, tenants=len(word.tenants))
@@ -79,7 +78,10 @@ class PolicyFollower:
 def _word(response: pb.WatchTenantsResponse, *, again: bool) -> PolicyWord:
     if again and not response.tenants:
         return PolicyWord(response.version, None)
-    return PolicyWord(response.version, tuple(_tenant(each) for each in response.tenants))
+    known = [each for each in response.tenants if each.default_workload_class in WORKLOAD_CLASSES]
+    if len(known) < len(response.tenants):
+        _log.error("policy.unknown_class", left_out=len(response.tenants) - len(known))
+    return PolicyWord(response.version, tuple(_tenant(each) for each in known))
 
 
 def _tenant(tenant: pb.Tenant) -> Tenant:
@@ -91,10 +93,7 @@ def _tenant(tenant: pb.Tenant) -> Tenant:
         workload_classes=frozenset(
             WORKLOAD_CLASSES[each] for each in tenant.workload_classes if each in WORKLOAD_CLASSES
         ),
-        # An unknown default is allowed to nobody: a request must then name its class.
-        default_workload_class=WORKLOAD_CLASSES.get(
-            tenant.default_workload_class, WorkloadClass.HIGH_RISK
-        ),
+        default_workload_class=WORKLOAD_CLASSES[tenant.default_workload_class],
         max_context_tokens=tenant.max_context_tokens,
         max_output_tokens=tenant.max_output_tokens,
     )

@@ -24,6 +24,7 @@ from services.router.core.requests import Decision, Request
 _OPTIONS = (("grpc.use_local_subchannel_pool", 1),)  # no back-off inherited from a channel before
 _MOST_AT_ONCE = 500  # records in one message, about 100 KiB
 _GATHER_S = 0.05  # records wait this long for company
+_CONNECT_S = 5.0
 _log = structlog.get_logger(__name__)
 
 
@@ -86,7 +87,8 @@ class GrpcTelemetry:
         async with channel(
             self._address, self._tls, server="telemetry", options=_OPTIONS
         ) as opened:
-            await opened.channel_ready()  # so that a batch is not taken for a peer who is away
+            async with asyncio.timeout(_CONNECT_S):
+                await opened.channel_ready()  # no batch is taken for a peer who is away
             await RecordServiceStub(opened).ReportRequests(_messages(batches))
 
 
