@@ -21,7 +21,7 @@ class Outcome(NamedTuple):
     reason: str  # empty: none
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, kw_only=True)
 class SeriesTotals:
     """Of one model, tenant and workload class. Counters run since the start."""
 
@@ -88,9 +88,16 @@ class Aggregates:
             totals.time_per_output_token.add(per_token_s)
 
     def _add_series(self, series: Series) -> SeriesTotals:
-        windows = (Window(slot_s=self._slot_s, slots=self._slots) for _ in range(4))
-        totals = self._series[series] = SeriesTotals(*windows)
+        totals = self._series[series] = SeriesTotals(
+            time_to_first_token=self._window(),
+            time_per_output_token=self._window(),
+            request_duration=self._window(),
+            queue_wait=self._window(),
+        )
         return totals
+
+    def _window(self) -> Window:
+        return Window(slot_s=self._slot_s, slots=self._slots)
 
     def _add_model(self, model: str) -> ModelTotals:
         totals = self._models[model] = ModelTotals(

@@ -11,6 +11,7 @@ from typing import Generic, NamedTuple, TypeVar
 from services.telemetry.core.records import Observation
 
 OTHER = "other"
+NOBODY = "nobody"  # the tenant of callers whom policy does not know
 MAX_REASONS = 64  # docs/reasons.md has some 20
 _MAX_CHARS = 128
 
@@ -35,9 +36,13 @@ class Labels:
         self._series = _FirstCome[Series](max_series)
 
     def series(self, observation: Observation) -> Series:
-        """At most `max_series`, and those whose tenant is "other"."""
-        model = _bounded(self._models, observation.model)
-        tenant = _bounded(self._tenants, observation.tenant)
+        """At most `max_series`, and those whose tenant is "other".
+
+        A model that no engine answered for is a word that a caller made up; only an answer makes
+        it a label, or one caller's typing would use up everybody's.
+        """
+        model = _bounded(self._models, observation.model, new=bool(observation.engine))
+        tenant = _bounded(self._tenants, observation.tenant) if observation.tenant else NOBODY
         series = Series(model, tenant, observation.workload_class.value)
         return series if self._series.admits(series) else series._replace(tenant=OTHER)
 
@@ -51,14 +56,15 @@ class _FirstCome(Generic[K]):
         self._limit = limit
         self._admitted: set[K] = set()
 
-    def admits(self, value: K) -> bool:
+    def admits(self, value: K, *, new: bool = True) -> bool:
+        """`new` False: only what was admitted before."""
         if value in self._admitted:
             return True
-        if len(self._admitted) >= self._limit:
+        if not new or len(self._admitted) >= self._limit:
             return False
         self._admitted.add(value)
         return True
 
 
-def _bounded(known: _FirstCome[str], value: str) -> str:
-    return value if len(value) <= _MAX_CHARS and known.admits(value) else OTHER
+def _bounded(known: _FirstCome[str], value: str, *, new: bool = True) -> str:
+    return value if len(value) <= _MAX_CHARS and known.admits(value, new=new) else OTHER

@@ -1,0 +1,5 @@
+import sys
+
+from services.telemetry.main import main
+
+sys.exit(main())

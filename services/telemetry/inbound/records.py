@@ -1,0 +1,113 @@
+"""Takes the routers' request records: decode, count, no decisions."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+
+import grpc
+import structlog
+from google.protobuf.duration_pb2 import Duration
+
+from evenflow.inference.v1 import workload_class_pb2
+from evenflow.telemetry.v1 import record_service_pb2 as pb
+from evenflow.telemetry.v1 import record_service_pb2_grpc as pb_grpc
+from services.chassis.logs import add_facts
+from services.telemetry.core.records import (
+    CODES,
+    InvalidObservation,
+    Observation,
+    Usage,
+    WorkloadClass,
+)
+
+SERVICE: str = pb.DESCRIPTOR.services_by_name["RecordService"].full_name
+
+_CLASSES = {
+    workload_class_pb2.WORKLOAD_CLASS_INTERACTIVE: WorkloadClass.INTERACTIVE,
+    workload_class_pb2.WORKLOAD_CLASS_BATCH: WorkloadClass.BATCH,
+    workload_class_pb2.WORKLOAD_CLASS_HIGH_RISK: WorkloadClass.HIGH_RISK,
+}
+
+_log = structlog.get_logger(__name__)
+
+
+class RecordServicer(pb_grpc.RecordServiceServicer):
+    """A record that makes no sense is counted and left out; its stream goes on."""
+
+    def __init__(self, take: Callable[[Observation], None]) -> None:
+        self._take = take
+        self._streams: set[asyncio.Timeout] = set()
+        self.taken = 0
+        self.refused = 0
+
+    def close(self) -> None:
+        """Answers all streams, which would otherwise last as long as their routers."""
+        for stream in self._streams:
+            stream.reschedule(asyncio.get_running_loop().time())
+
+    async def ReportRequests(  # noqa: N802 - the name is the proto's
+        self,
+        request_iterator: AsyncIterator[pb.ReportRequestsRequest],
+        context: grpc.aio.ServicerContext,
+    ) -> pb.ReportRequestsResponse:
+        taken = 0
+        stream = asyncio.timeout(None)
+        try:
+            async with stream:
+                self._streams.add(stream)
+                async for request in request_iterator:
+                    taken += self._take_all(request)
+        except TimeoutError:
+            add_facts(ended_by="drain")
+        finally:
+            self._streams.discard(stream)
+            add_facts(records=taken)
+        return pb.ReportRequestsResponse(records=taken)
+
+    def _take_all(self, request: pb.ReportRequestsRequest) -> int:
+        taken = 0
+        for record in request.records:
+            try:
+                observation = decode(record)
+            except InvalidObservation as error:
+                self.refused += 1
+                _log.warning("record.refused", problem=str(error), request_id=record.request_id)
+            else:
+                self._take(observation)
+                taken += 1
+        self.taken += taken
+        return taken
+
+
+def decode(record: pb.RequestRecord) -> Observation:
+    """Raises InvalidObservation."""
+    if not 0 <= record.grpc_code < len(CODES):
+        raise InvalidObservation(f"grpc_code must be a gRPC code, got {record.grpc_code}")
+    first = record.time_to_first_token if record.HasField("time_to_first_token") else None
+    wait = record.queue_wait if record.HasField("queue_wait") else None
+    return Observation(
+        tenant=record.tenant,
+        model=record.model,
+        workload_class=_CLASSES.get(record.workload_class, WorkloadClass.UNKNOWN),
+        engine=record.engine,
+        code=CODES[record.grpc_code],
+        reason=record.reason,
+        queue_wait_s=_seconds(wait),
+        time_to_first_token_s=_seconds(first),
+        duration_s=_seconds(record.duration) or 0.0,
+        usage=_usage(record),
+        attempts=record.attempts,
+    )
+
+
+def _usage(record: pb.RequestRecord) -> Usage | None:
+    if not record.HasField("usage"):
+        return None
+    return Usage(
+        prompt_tokens=record.usage.prompt_tokens,
+        cached_prompt_tokens=record.usage.cached_prompt_tokens,
+        output_tokens=record.usage.output_tokens,
+    )
+
+
+def _seconds(duration: Duration | None) -> float | None:
+    return None if duration is None else duration.seconds + duration.nanos / 1e9
