@@ -1,0 +1,56 @@
+"""`python -m deploy.local run`: the whole mesh on this machine, until Ctrl-C."""
+
+import os
+import signal
+import subprocess
+import sys
+from types import FrameType
+
+from deploy.local.preflight import CannotRun
+from deploy.local.readiness import ServiceFailed
+from deploy.local.run import run
+from deploy.local.settings import Settings, asked_engine
+from deploy.local.supervision import SupervisorDied
+from deploy.models.smollm2 import CannotGetModel
+from deploy.vllm.install import CannotInstall
+from evenflow.errors import EvenflowError
+from services.chassis.environ import EX_CONFIG, InvalidConfig
+
+STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+FAILURES = (
+    *(CannotRun, CannotGetModel, CannotInstall, subprocess.CalledProcessError),
+    *(ServiceFailed, SupervisorDied, EvenflowError),
+)
+
+
+def main(arguments: list[str]) -> int:
+    if arguments != ["run"]:
+        print("usage: python -m deploy.local run", file=sys.stderr)
+        return os.EX_USAGE
+    try:
+        settings = Settings.from_environ(os.environ)
+        engine = asked_engine(os.environ)
+    except InvalidConfig as error:
+        print(f"evenflow: {error}", file=sys.stderr)
+        return EX_CONFIG
+    os.umask(0o077)
+    for signum in STOPPING:
+        signal.signal(signum, _interrupt)
+    try:
+        run(settings, engine)
+    except KeyboardInterrupt:
+        return 0
+    except FAILURES as error:
+        print(f"evenflow: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def _interrupt(_signum: int, _frame: FrameType | None) -> None:
+    for signum in STOPPING:
+        signal.signal(signum, signal.SIG_IGN)  # a second Ctrl-C must not break the ending
+    raise KeyboardInterrupt
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,59 @@
+"""Which engine this machine runs, and what it takes to run it."""
+
+import shutil
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from deploy.local.preflight import check_disk, check_memory
+from deploy.models import smollm2
+from deploy.vllm.environment import environment
+from deploy.vllm.install import install
+
+GB = 1_000_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class Needs:
+    memory_bytes: int  # of one runtime, as measured, and a fifth more
+    disk_bytes: int  # for what is fetched once
+    ready_within_s: float  # from start to the last runtime's readiness, on two slow cores
+
+
+NEEDS = {
+    "llamacpp": Needs(memory_bytes=GB // 2, disk_bytes=GB // 2, ready_within_s=60),
+    "vllm": Needs(memory_bytes=int(2.3 * GB), disk_bytes=5 * GB, ready_within_s=300),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Engine:
+    """Ready to be started."""
+
+    name: str
+    model: Path  # file or folder of the weights
+    python: Path
+    environ: Mapping[str, str] = field(default_factory=dict)
+
+
+def has_gpu() -> bool:
+    return shutil.which("nvidia-smi") is not None or Path("/dev/nvidia0").exists()
+
+
+def check_engine(name: str, downloads: Path, *, runtimes: int) -> None:
+    """Raises CannotRun, before anything is fetched or started."""
+    needs = NEEDS[name]
+    check_memory(runtimes * needs.memory_bytes, what=f"{runtimes} x {name}")
+    if not (downloads / "envoy").exists():
+        check_disk(downloads, needs.disk_bytes, what=f"a first start with {name}")
+
+
+def prepare_engine(name: str, downloads: Path, *, runtimes: int) -> Engine:
+    """Fetches what is missing. Prints its progress, since it may take minutes."""
+    if name == "llamacpp":
+        return Engine(name, model=smollm2.gguf(downloads), python=Path(sys.executable))
+    gpu = has_gpu()
+    python = install(downloads, gpu=gpu)
+    model = smollm2.hugging_face(downloads, python)
+    return Engine(name, model, python, environment(gpu=gpu, replicas_here=runtimes))

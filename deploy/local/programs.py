@@ -1,0 +1,136 @@
+"""The programs of the mesh on one machine: their commands, and their settings out of ours.
+
+Each service's own page (services/*/config.py) says what its variables mean.
+"""
+
+import os
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from deploy.envoy.bootstrap import bootstrap
+from deploy.local.certificates import TRUST_DOMAIN, service_folder
+from deploy.local.engines import Engine
+from deploy.local.settings import Settings, address
+from deploy.local.supervision import Program
+
+ROOT = Path(__file__).resolve().parents[2]
+ENVOY_THREADS = 2
+DRAIN_S = 1  # streams under way get this long once the mesh is told to stop
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """What is on disk before the first program starts."""
+
+    envoy: Path
+    tenants: Path
+    cache_salt: Path
+    sockets: Path  # folder
+
+
+def programs(settings: Settings, prepared: Prepared, engine: Engine) -> list[Program]:
+    """In the order to start them; each waits for the others by itself."""
+    return [
+        _service("policy", "backing", _policy(settings, prepared)),
+        _service("telemetry", "backing", _telemetry(settings)),
+        *(
+            _runtime(at, port, settings, engine)
+            for at, port in enumerate(settings.runtime_ports, start=1)
+        ),
+        _service("router", "serving", _router(settings, prepared)),
+        _envoy(prepared),
+    ]
+
+
+def _service(name: str, group: str, environ: Mapping[str, str]) -> Program:
+    return Program(
+        name=name,
+        command=(sys.executable, "-m", f"services.{name}"),
+        group=group,
+        stop_within_s=DRAIN_S + 1,
+        environ={**_python_path(), f"{name.upper()}_DRAIN_S": str(DRAIN_S), **environ},
+    )
+
+
+def _policy(settings: Settings, prepared: Prepared) -> dict[str, str]:
+    return {
+        "POLICY_LISTEN": address(settings.policy_port),
+        "POLICY_FILE": str(prepared.tenants),
+        "POLICY_TRUST_DOMAIN": TRUST_DOMAIN,
+        "POLICY_TLS": _tls(settings, "policy"),
+        "POLICY_OTLP": address(settings.telemetry_port),
+    }
+
+
+def _telemetry(settings: Settings) -> dict[str, str]:
+    environ = {
+        "TELEMETRY_LISTEN": address(settings.telemetry_port),
+        "TELEMETRY_PROMETHEUS_LISTEN": address(settings.prometheus_port),
+        "TELEMETRY_TLS": _tls(settings, "telemetry"),
+        "TELEMETRY_OTLP": address(settings.telemetry_port),
+    }
+    if settings.otlp_forward is not None:
+        environ["TELEMETRY_OTLP_FORWARD"] = str(settings.otlp_forward)
+        environ["TELEMETRY_OTLP_FORWARD_TLS"] = settings.otlp_forward_tls
+    return environ
+
+
+def _router(settings: Settings, prepared: Prepared) -> dict[str, str]:
+    return {
+        "ROUTER_SOCKET": str(_router_socket(prepared)),
+        "ROUTER_OPERATOR_LISTEN": address(settings.router_port),
+        "ROUTER_MESH_LISTEN": address(settings.mesh_port),
+        "ROUTER_FRONTEND_LISTEN": address(settings.frontend_port),
+        "ROUTER_RUNTIMES": ",".join(address(port) for port in settings.runtime_ports),
+        "ROUTER_POLICY": address(settings.policy_port),
+        "ROUTER_TELEMETRY": address(settings.telemetry_port),
+        "ROUTER_TLS": _tls(settings, "router"),
+        "ROUTER_GATEWAY_TLS": _tls(settings, "gateway"),
+        "ROUTER_SALT_SECRET_FILE": str(prepared.cache_salt),
+    }
+
+
+def _runtime(at: int, port: int, settings: Settings, engine: Engine) -> Program:
+    return Program(
+        name=f"runtime-{at}",
+        command=(str(engine.python), "-m", "services.runtime"),
+        group="serving",
+        stop_within_s=4,  # vLLM's engine takes as long to let go
+        environ={
+            **_python_path(),
+            "RUNTIME_LISTEN": address(port),
+            "RUNTIME_TLS": _tls(settings, "runtime"),
+            "RUNTIME_OTLP": address(settings.telemetry_port),
+            "RUNTIME_DRAIN_S": str(DRAIN_S),
+            **engine.environ,
+        },
+    )
+
+
+def _envoy(prepared: Prepared) -> Program:
+    file = prepared.sockets / "envoy.json"
+    file.write_text(
+        bootstrap(
+            node="local",
+            router_socket=_router_socket(prepared),
+            admin_socket=prepared.sockets / "envoy-admin.sock",
+        )
+    )
+    # Without hot restart there is no shared memory, so two meshes don't meet in it.
+    command = (str(prepared.envoy), "--config-path", str(file), "--disable-hot-restart")
+    options = ("--concurrency", str(ENVOY_THREADS), "--log-level", "warning")
+    return Program(name="envoy", command=(*command, *options), group="edge", stop_within_s=2)
+
+
+def _router_socket(prepared: Prepared) -> Path:
+    return prepared.sockets / "router.sock"
+
+
+def _tls(settings: Settings, service: str) -> str:
+    return str(service_folder(settings.home, service))
+
+
+def _python_path() -> dict[str, str]:
+    return {"PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'client'}"}
