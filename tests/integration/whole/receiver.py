@@ -60,8 +60,10 @@ class Receiver(pb_grpc.TraceServiceServicer, metrics_pb_grpc.MetricsServiceServi
 def receiving() -> Iterator[Receiver]:
     receiver = Receiver()
     server = grpc.server(ThreadPoolExecutor(4))
-    pb_grpc.add_TraceServiceServicer_to_server(receiver, server)
-    metrics_pb_grpc.add_MetricsServiceServicer_to_server(receiver, server)
+    traces: Any = pb_grpc  # untyped, both
+    metrics: Any = metrics_pb_grpc
+    traces.add_TraceServiceServicer_to_server(receiver, server)
+    metrics.add_MetricsServiceServicer_to_server(receiver, server)
     receiver.address = f"127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}"
     server.start()
     try:

@@ -49,12 +49,12 @@ class States:
         )
 
 
-def idle(requests: int, kv_blocks: int) -> bool:
-    return requests == 0 and kv_blocks == 0
+def idle(requests: int, kv_blocks_used: int) -> bool:
+    return requests == 0 and kv_blocks_used == 0
 
 
-def busy(requests: int, kv_blocks: int) -> bool:
-    return requests > 0
+def busy(requests: int, kv_blocks_used: int) -> bool:
+    return requests > 0 and kv_blocks_used > 0
 
 
 @asynccontextmanager
@@ -179,7 +179,6 @@ def test_openai_chunks_arrive_as_they_are_made(simulated_mesh: Mesh) -> None:
 
     async def scenario() -> list[float]:
         loop = asyncio.get_running_loop()
-        arrivals_s: list[float] = []
         async with (
             httpx.AsyncClient(trust_env=False, timeout=30) as client,
             client.stream(
@@ -187,10 +186,8 @@ def test_openai_chunks_arrive_as_they_are_made(simulated_mesh: Mesh) -> None:
             ) as response,
         ):
             assert response.headers["content-type"].startswith("text/event-stream")
-            async for line in response.aiter_lines():
-                if line.startswith("data: {"):
-                    arrivals_s.append(loop.time())
-        return arrivals_s
+            lines = response.aiter_lines()
+            return [loop.time() async for line in lines if line.startswith("data: {")]
 
     arrivals_s = asyncio.run(scenario())
 

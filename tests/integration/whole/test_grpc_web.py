@@ -60,9 +60,7 @@ def test_over_mtls(real_mesh: Mesh) -> None:
 def test_by_key_on_the_front_end(real_mesh: Mesh) -> None:
     key = real_mesh.api_key("globex")
     with httpx.Client(trust_env=False) as client:
-        check(
-            post(client, real_mesh.frontend, question(real_mesh), authorization=f"Bearer {key}")
-        )
+        check(post(client, real_mesh.frontend, question(real_mesh), authorization=f"Bearer {key}"))
 
 
 def test_a_refusal_is_a_status_in_the_body_or_the_headers(real_mesh: Mesh) -> None:
@@ -80,6 +78,7 @@ def test_a_refusal_is_a_status_in_the_body_or_the_headers(real_mesh: Mesh) -> No
     said = dict(response.headers)
     for flag, data in frames(response.content):
         if flag == TRAILERS:
-            lines = data.decode().strip().split("\r\n")
-            said.update(line.split(":", 1) for line in lines)
+            for line in data.decode().strip().split("\r\n"):
+                name, _, value = line.partition(":")
+                said[name] = value
     assert said["grpc-status"].strip() == "16"

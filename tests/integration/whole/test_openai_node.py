@@ -10,11 +10,9 @@ import pytest
 
 from tests.integration.whole.mesh import Mesh
 
-FOLDER = Path(__file__).with_name("node")
-
 
 @pytest.fixture(scope="module")
-def findings(real_mesh: Mesh, node_packages: None) -> dict[str, Any]:
+def findings(real_mesh: Mesh, node_folder: Path) -> dict[str, Any]:
     """What one run of the script saw."""
     environ = {
         **os.environ,
@@ -24,7 +22,7 @@ def findings(real_mesh: Mesh, node_packages: None) -> dict[str, Any]:
     }
     done = subprocess.run(
         ["node", "openai.mjs"],
-        cwd=FOLDER,
+        cwd=node_folder,
         env=environ,
         capture_output=True,
         text=True,

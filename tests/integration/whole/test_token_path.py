@@ -16,8 +16,8 @@ def traffic(mesh: Mesh, output_tokens: int) -> dict[str, int]:
         async with Client(mesh.address, certificate_folder=mesh.tenant("acme")) as client:
             request = chat_request(mesh.model, "hi", sampling=sampling)
             events = [event async for event in client.generate(request, deadline_s=60)]
-        tokens: int = events[-1].usage.output_tokens
-        return tokens
+        assert isinstance(events[-1], pb.Finished)
+        return events[-1].usage.output_tokens
 
     assert asyncio.run(ask()) == output_tokens
     return mesh.envoy_counters_once(

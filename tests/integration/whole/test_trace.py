@@ -11,7 +11,7 @@ from evenflow.client import Client, chat_request
 from tests.integration.whole.mesh import Mesh
 from tests.integration.whole.receiver import Receiver
 
-SECRET = "xylophone-zeppelin-42"  # noqa: S105 - a word that must not show up anywhere
+SECRET = "xylophone-zeppelin-42"
 
 
 def traced_request(mesh: Mesh, receiver: Receiver) -> str:
