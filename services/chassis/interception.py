@@ -20,10 +20,11 @@ class Around(Protocol):
 
 
 class Interceptor(grpc.aio.ServerInterceptor):
-    """`parts` from the outside in."""
+    """`parts` from the outside in. Methods that begin with one of `bare` get none of them."""
 
-    def __init__(self, parts: Sequence[Around]) -> None:
+    def __init__(self, parts: Sequence[Around], *, bare: tuple[str, ...] = ()) -> None:
         self._parts = parts
+        self._bare = bare
 
     async def intercept_service(
         self,
@@ -33,6 +34,8 @@ class Interceptor(grpc.aio.ServerInterceptor):
         handler: Any = await continuation(handler_call_details)
         if handler is None:
             return handler  # an unknown method; gRPC answers UNIMPLEMENTED
+        if handler_call_details.method.startswith(self._bare):
+            return handler
         kind = ("stream" if handler.request_streaming else "unary") + (
             "_stream" if handler.response_streaming else "_unary"
         )

@@ -68,19 +68,22 @@ def grpc_server(
     callers: AllowedCallers | None,
     tls: TlsFiles | None,
     services: Sequence[str],
-    options: Sequence[tuple[str, Any]] = (),
+    bare: tuple[str, ...] = (),
 ) -> Server:
     """`callers` None: whoever reaches the (unix) socket may call. `services`: full proto names.
+    `bare`: beginnings of methods that count every microsecond and get no span, line or status.
 
     NOT_SERVING until `set_serving`.
     """
     parts: list[Around] = [Spans(), OneLine(), Statuses({**_ERRORS, **errors})]
+    if callers is not None and bare:
+        raise ValueError("a bare method is open to every caller")
     if callers is not None:
         if tls is None:
             raise ValueError("callers are told apart by certificate, so TLS files are needed")
         trust_domain = certificate_trust_domain(tls.certificate.read_bytes())
         parts.append(Callers(trust_domain, callers))
-    server = grpc.aio.server(interceptors=[Interceptor(parts)], options=[*_OPTIONS, *options])
+    server = grpc.aio.server(interceptors=[Interceptor(parts, bare=bare)], options=_OPTIONS)
     servicer: Any = health.aio.HealthServicer()  # type: ignore[attr-defined] # set at import
     health_pb2_grpc.add_HealthServicer_to_server(servicer, server)
     names = (*services, health.SERVICE_NAME)
