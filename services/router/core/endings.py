@@ -47,6 +47,7 @@ class Usage:
 class Ended:
     request_id: str
     method: str
+    tenant: str  # as a router told Envoy, maybe one before this; empty: none did
     began_unix_s: float
     duration_s: float
     first_token_s: float | None  # from the beginning; None: there was none

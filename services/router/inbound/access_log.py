@@ -23,7 +23,7 @@ _log = structlog.get_logger("request")
 class AccessLogServicer(AccessLogServiceServicer):  # type: ignore[misc] # xds-protos has no types
     """`record` is told of each request that was meant for a runtime."""
 
-    def __init__(self, requests: Requests, record: Callable[[Request, Ended], None]) -> None:
+    def __init__(self, requests: Requests, record: Callable[[Request, Ended], None] | None) -> None:
         self._requests = requests
         self._record = record
 
@@ -39,7 +39,7 @@ class AccessLogServicer(AccessLogServiceServicer):  # type: ignore[misc] # xds-p
         request = self._requests.end(end)
         if request is None or end.method.startswith(_QUIET):
             return
-        if request.decision is None or request.decision.for_runtime:
+        if self._record and (request.decision is None or request.decision.for_runtime):
             self._record(request, end)
         write_line(request, end)
 
@@ -52,6 +52,7 @@ def write_line(request: Request, end: Ended) -> None:
         "code": Code(end.grpc_code).name,
         "reason": reason(request, end),
         "request_id": end.request_id,
+        "tenant": end.tenant,
         "endpoint": end.endpoint,
         "attempts": end.attempts,
         "prompt_tokens": usage.prompt_tokens if usage else None,

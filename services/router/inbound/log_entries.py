@@ -37,6 +37,7 @@ def ended(entry: Any) -> Ended:
     return Ended(
         request_id=request.request_headers.get("x-evenflow-request-id") or request.request_id,
         method=request.path.partition("?")[0],
+        tenant=request.request_headers.get("x-evenflow-tenant", ""),
         began_unix_s=common.start_time.seconds + common.start_time.nanos * 1e-9,
         duration_s=_duration_s(common),
         first_token_s=_first_token_s(entry) if answered else None,

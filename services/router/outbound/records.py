@@ -103,6 +103,7 @@ def message(record: Record) -> pb.RequestRecord:
     ended = record.ended
     encoded = pb.RequestRecord(
         request_id=ended.request_id,
+        tenant=ended.tenant,
         model_version=ended.model_version,
         engine=ended.engine,
         endpoint=ended.endpoint,

@@ -31,7 +31,7 @@ class Runtime(Protocol):
     def states(self) -> AsyncGenerator[RuntimeState, None]:
         """Its state now, on each change, and at least every 500 ms. Ends when the runtime does."""
 
-    async def drain(self) -> None:
+    async def drain(self, *, within_s: float) -> None:
         """Refuses new requests; returns when the running ones have ended."""
 
 
@@ -51,9 +51,9 @@ class GrpcRuntime:
             finally:
                 call.cancel()  # a no-op once the stream has ended
 
-    async def drain(self) -> None:
+    async def drain(self, *, within_s: float) -> None:
         async with channel(self.address, self._tls, server="runtime", options=_OPTIONS) as opened:
-            await RuntimeServiceStub(opened).Drain(pb.DrainRequest())
+            await RuntimeServiceStub(opened).Drain(pb.DrainRequest(), timeout=within_s)
 
 
 class RuntimeFollower:

@@ -1,0 +1,212 @@
+"""Composition root: the only module that knows every part of the router."""
+
+import asyncio
+import os
+import random
+import sys
+from collections.abc import Callable, Coroutine, Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import partial
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import grpc
+import structlog
+
+from services.chassis import lifecycle, logs, traces
+from services.chassis.environ import EX_CONFIG, Address, InvalidConfig
+from services.chassis.identity import TlsFiles, certificate_trust_domain
+from services.chassis.server import CannotListen, Server
+from services.chassis.streams import keep_open
+from services.router.config import Config
+from services.router.core.admission import TimeLimits
+from services.router.core.demands import WorkloadClass
+from services.router.core.endpoints import Endpoints
+from services.router.core.models import Catalogue
+from services.router.core.requests import Requests
+from services.router.core.snapshot import DataPlane, HostPort
+from services.router.core.tenants import CacheSalts, PolicyView
+from services.router.inbound.check import Mesh
+from services.router.inbound.discovery import Discovery
+from services.router.inbound.publishing import Publisher
+from services.router.outbound.policy import GrpcPolicy, PolicyFollower
+from services.router.outbound.records import GrpcTelemetry, RecordBuffer
+from services.router.outbound.runtimes import GrpcRuntime, RuntimeFollower
+from services.router.servers import operator_server, sidecar_server
+
+_SWEEP_EVERY_S = 1.0
+_LONGEST_SOCKET_PATH = 100  # Linux takes 107 bytes, and gRPC needs a few
+
+_log = structlog.get_logger(__name__)
+
+
+def main() -> int:
+    try:
+        config = Config.from_environ(os.environ)
+        salts = CacheSalts(config.salt_secret_file.read_bytes().strip())
+        _make_private(config.socket)
+    except InvalidConfig as error:
+        print(error, file=sys.stderr)
+        return EX_CONFIG
+    except (OSError, ValueError) as error:
+        print(f"the router can't start: {error}", file=sys.stderr)
+        return EX_CONFIG
+    logs.configure("router")
+    try:
+        lifecycle.run(serve(config, salts))
+    except (CannotListen, FileNotFoundError) as error:
+        print(error, file=sys.stderr)
+        return 1
+    return 0
+
+
+async def serve(config: Config, salts: CacheSalts) -> None:
+    """Until SIGTERM or SIGINT. What follows others ends after what serves."""
+    tls = TlsFiles.in_folder(config.tls)
+    address = config.telemetry.text if config.telemetry else None
+    tracing = traces.start("router", otlp_address=address, tls=tls, sample_share=config.trace_share)
+    parts = _parts(config, salts)
+    async with asyncio.TaskGroup() as tasks:
+        following = [tasks.create_task(each) for each in _followers(config, parts)]
+
+        def empty(address: str) -> None:
+            parts.mesh.endpoints.drain(address)
+            parts.changed()
+            drain = _drain(GrpcRuntime(address, tls), within_s=config.longest_timeout_s)
+            following.append(tasks.create_task(drain))
+
+        sidecar = _sidecar(config, parts)
+        sidecar.listen(Address(f"unix:{config.socket.absolute()}"), None)
+        operator = operator_server(parts.mesh, tls, empty)
+        operator.listen(config.operator_listen, tls)
+        await _serve(sidecar, operator, drain_s=config.drain_s)
+        for each in following:
+            each.cancel()
+    await asyncio.to_thread(tracing.stop)
+
+
+@dataclass(frozen=True, slots=True)
+class _Parts:
+    mesh: Mesh
+    catalogue: Catalogue
+    discovery: Discovery
+    publisher: Publisher
+    records: RecordBuffer
+
+    def changed(self) -> None:
+        """To be told when the endpoints in service may be others."""
+        self.catalogue.notice(self.mesh.endpoints.all(), datetime.now(UTC).timestamp())
+        self.publisher.publish()
+
+
+def _parts(config: Config, salts: CacheSalts) -> _Parts:
+    policy = PolicyView(stale_after_s=config.policy_stale_s)
+    endpoints = Endpoints(each.text for each in config.runtimes)
+    discovery = Discovery()
+    gateway = TlsFiles.in_folder(config.gateway_tls)
+    publisher = Publisher(discovery, _data_plane(config), endpoints, gateway)
+    publisher.publish()
+    return _Parts(
+        mesh=Mesh(policy, endpoints, Requests(), salts),
+        catalogue=Catalogue(),
+        discovery=discovery,
+        publisher=publisher,
+        records=RecordBuffer(capacity=config.record_buffer),
+    )
+
+
+def _followers(config: Config, parts: _Parts) -> Iterator[Coroutine[Any, Any, None]]:
+    tls, mesh = TlsFiles.in_folder(config.tls), parts.mesh
+    clock = asyncio.get_running_loop().time
+    keep = partial(keep_open, jitter=random.Random())  # noqa: S311 - spreads reconnects
+    runtimes = RuntimeFollower(
+        mesh.endpoints, mesh.requests, parts.changed, silence_s=config.runtime_silence_s
+    )
+    for each in config.runtimes:
+        once = partial(runtimes.follow, GrpcRuntime(each.text, tls))
+        yield keep(once, what=f"runtime {each}")
+    policy = PolicyFollower(mesh.policy, clock)
+    yield keep(partial(policy.follow, GrpcPolicy(config.policy.text, tls)), what="policy")
+    if config.telemetry is not None:
+        telemetry = GrpcTelemetry(config.telemetry.text, tls)
+        yield keep(lambda: telemetry.report(parts.records.batches()), what="telemetry")
+    yield parts.publisher.follow_certificate()
+    yield _sweep(mesh.requests, clock)
+
+
+def _sidecar(config: Config, parts: _Parts) -> Server:
+    return sidecar_server(
+        parts.mesh,
+        _time_limits(config),
+        parts.catalogue,
+        discovery=parts.discovery,
+        record=parts.records.add if config.telemetry else None,
+    )
+
+
+async def _serve(sidecar: Server, operator: Server, *, drain_s: float) -> None:
+    for server in (sidecar, operator):
+        await server.grpc.start()
+        await server.set_serving()
+    _log.info("server.ready")
+    await lifecycle.stop_signal()
+    _log.info("server.draining", drain_s=drain_s)
+    async with asyncio.TaskGroup() as draining:
+        for server in (sidecar, operator):
+            draining.create_task(lifecycle.drain(server, drain_s=drain_s))
+
+
+async def _sweep(requests: Requests, clock: Callable[[], float]) -> None:
+    """Frees the slots of requests whose end was never reported."""
+    while True:
+        await asyncio.sleep(_SWEEP_EVERY_S)
+        expired = requests.expire(clock())
+        if expired:
+            _log.warning("requests.end_unknown", requests=len(expired))
+
+
+async def _drain(runtime: GrpcRuntime, *, within_s: float) -> None:
+    _log.info("endpoint.draining", endpoint=runtime.address)
+    try:
+        await runtime.drain(within_s=within_s)
+    except (grpc.aio.AioRpcError, OSError) as error:
+        _log.warning("endpoint.drain_failed", endpoint=runtime.address, problem=str(error))
+    else:
+        _log.info("endpoint.drained", endpoint=runtime.address)
+
+
+def _time_limits(config: Config) -> TimeLimits:
+    return TimeLimits(
+        default_s={
+            WorkloadClass.INTERACTIVE: config.interactive_timeout_s,
+            WorkloadClass.BATCH: config.batch_timeout_s,
+            WorkloadClass.HIGH_RISK: config.high_risk_timeout_s,
+        },
+        longest_s=config.longest_timeout_s,
+    )
+
+
+def _data_plane(config: Config) -> DataPlane:
+    gateway = TlsFiles.in_folder(config.gateway_tls)
+    telemetry = config.telemetry
+    return DataPlane(
+        trust_domain=certificate_trust_domain(gateway.certificate.read_bytes()),
+        mesh=HostPort.parse(config.mesh_listen.text),
+        front_end=HostPort.parse(config.frontend_listen.text),
+        descriptors=(files("evenflow.openai.v1") / "evenflow.binpb").read_bytes(),
+        front_end_tls=config.frontend_tls,
+        cors_origins=config.cors_origins,
+        telemetry=HostPort.parse(telemetry.text) if telemetry else None,
+        trace_share=config.trace_share,
+        body_limit_bytes=config.body_limit_bytes,
+    )
+
+
+def _make_private(socket: Path) -> None:
+    """Whoever can reach the socket is taken for Envoy, so only this user can."""
+    if len(str(socket.absolute())) > _LONGEST_SOCKET_PATH:
+        raise ValueError(f"the socket's path must have at most {_LONGEST_SOCKET_PATH} characters")
+    socket.parent.mkdir(parents=True, exist_ok=True)
+    socket.parent.chmod(0o700)

@@ -1,0 +1,64 @@
+"""The router's two servers: the socket beside Envoy, and the port for operators."""
+
+import asyncio
+from collections.abc import Callable
+
+from envoy.service.accesslog.v3.als_pb2_grpc import add_AccessLogServiceServicer_to_server
+from envoy.service.auth.v3.external_auth_pb2_grpc import add_AuthorizationServicer_to_server
+from envoy.service.discovery.v3.ads_pb2_grpc import (
+    add_AggregatedDiscoveryServiceServicer_to_server,
+)
+
+from evenflow.openai.v1.models_service_pb2_grpc import add_ModelsServiceServicer_to_server
+from evenflow.router.v1.router_service_pb2_grpc import add_RouterServiceServicer_to_server
+from services.chassis.identity import TlsFiles
+from services.chassis.server import Server, grpc_server
+from services.router.core.admission import TimeLimits
+from services.router.core.endings import Ended
+from services.router.core.models import Catalogue
+from services.router.core.requests import Request
+from services.router.inbound import models, operator
+from services.router.inbound.access_log import AccessLogServicer
+from services.router.inbound.check import CheckServicer, Mesh
+from services.router.inbound.discovery import Discovery
+
+_FOR_ENVOY = "/envoy.service."  # asked with every request, or streams that last for days
+_DATA_PLANE = (  # what callers see through Envoy, for health and reflection
+    "evenflow.inference.v1.InferenceService",
+    "evenflow.openai.v1.ChatService",
+    "evenflow.openai.v1.ModelsService",
+)
+_GRACE_S = 5.0  # an access log's word is 20 ms late; later than this, it is lost
+
+
+def sidecar_server(
+    mesh: Mesh,
+    limits: TimeLimits,
+    catalogue: Catalogue,
+    *,
+    discovery: Discovery,
+    record: Callable[[Request, Ended], None] | None,
+) -> Server:
+    """For a unix socket that Envoy alone can reach."""
+    clock = asyncio.get_running_loop().time
+    server = grpc_server(
+        errors=models.ERRORS, callers=None, tls=None, services=_DATA_PLANE, bare=(_FOR_ENVOY,)
+    )
+    check = CheckServicer(mesh, limits, grace_s=_GRACE_S, clock=clock)
+    add_AuthorizationServicer_to_server(check, server.grpc)
+    log = AccessLogServicer(mesh.requests, record)
+    add_AccessLogServiceServicer_to_server(log, server.grpc)
+    add_AggregatedDiscoveryServiceServicer_to_server(discovery, server.grpc)
+    listed = models.Models(mesh.policy, mesh.endpoints, catalogue, clock)
+    models.add_models_to_server(models.ModelsServicer(listed), server.grpc)
+    add_ModelsServiceServicer_to_server(models.OpenAIModelsServicer(listed), server.grpc)
+    return server
+
+
+def operator_server(mesh: Mesh, tls: TlsFiles, empty: Callable[[str], None]) -> Server:
+    server = grpc_server(
+        errors=operator.ERRORS, callers=operator.CALLERS, tls=tls, services=[operator.SERVICE]
+    )
+    servicer = operator.OperatorServicer(mesh.policy, mesh.endpoints, mesh.requests, empty)
+    add_RouterServiceServicer_to_server(servicer, server.grpc)
+    return server
