@@ -16,17 +16,24 @@ from evenflow.certificates import (
     make_authority,
     read_authority,
 )
+from evenflow.home import (
+    TRUST_DOMAIN,
+    authority_folder,
+    service_folder,
+    service_id,
+    service_name,
+    tenant_folder,
+    tenant_id,
+)
 
-TRUST_DOMAIN = "evenflow.local"
 SERVICES = ("gateway", "router", "policy", "runtime", "telemetry", "operator")
 TENANTS = ("acme", "globex")
-WORKLOAD = "web"
 LOOPBACK = ("localhost", "127.0.0.1")
 
 
 def ensure_certificates(home: Path) -> int:
     """Issues what is missing or close to its end; returns how many that were."""
-    authority = ensure_authority(home / "ca")
+    authority = ensure_authority(authority_folder(home))
     wanted = {
         service_folder(home, name): (service_id(name), service_hosts(name)) for name in SERVICES
     }
@@ -53,22 +60,6 @@ def ensure_authority(folder: Path) -> Authority:
     return authority
 
 
-def service_folder(home: Path, service: str) -> Path:
-    return home / "certs" / service
-
-
-def tenant_folder(home: Path, tenant: str, workload: str = WORKLOAD) -> Path:
-    return home / "certs" / "tenants" / tenant / workload
-
-
-def service_id(service: str) -> str:
-    return f"spiffe://{TRUST_DOMAIN}/service/{service}"
-
-
-def tenant_id(tenant: str, workload: str = WORKLOAD) -> str:
-    return f"spiffe://{TRUST_DOMAIN}/tenant/{tenant}/{workload}"
-
-
 def service_hosts(service: str) -> tuple[str, ...]:
-    own = f"{service}.{TRUST_DOMAIN}"
+    own = service_name(service)
     return (own, *LOOPBACK) if service == "gateway" else (own,)

@@ -10,10 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from deploy.envoy.bootstrap import bootstrap
-from deploy.local.certificates import TRUST_DOMAIN, service_folder
 from deploy.local.engines import Engine
 from deploy.local.settings import Settings, address
 from deploy.local.supervision import Program
+from evenflow.home import TRUST_DOMAIN, service_folder
 
 ROOT = Path(__file__).resolve().parents[2]
 ENVOY_THREADS = 2

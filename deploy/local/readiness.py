@@ -6,12 +6,13 @@ from collections.abc import Iterable
 
 import grpc
 
-from deploy.local.certificates import TENANTS, TRUST_DOMAIN, service_folder, tenant_folder
+from deploy.local.certificates import TENANTS
 from deploy.local.settings import Settings, address
 from deploy.local.supervision import ProgramState, Supervisor
 from evenflow.blocking import BlockingClient
 from evenflow.connection import Connection
 from evenflow.errors import EvenflowError
+from evenflow.home import service_folder, service_name, tenant_folder
 from evenflow.router.v1 import router_service_pb2 as pb
 from evenflow.router.v1.router_service_pb2_grpc import RouterServiceStub
 
@@ -76,7 +77,7 @@ def _missing(settings: Settings, model: str) -> tuple[str, str] | None:
 
 def _endpoints(settings: Settings) -> pb.ListEndpointsResponse:
     folder = service_folder(settings.home, "operator")
-    reached = Connection(address(settings.router_port), folder, f"router.{TRUST_DOMAIN}")
+    reached = Connection(address(settings.router_port), folder, service_name("router"))
     with reached.blocking_channel() as channel:
         response: pb.ListEndpointsResponse = RouterServiceStub(channel).ListEndpoints(
             pb.ListEndpointsRequest(), timeout=CALL_S

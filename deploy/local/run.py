@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from deploy.envoy.install import install as install_envoy
-from deploy.local.certificates import TENANTS, ensure_certificates, tenant_folder
+from deploy.local.certificates import TENANTS, ensure_certificates
 from deploy.local.engines import NEEDS, Engine, check_engine, has_gpu, prepare_engine
 from deploy.local.first_chat import ask_once
 from deploy.local.keys import ensure_cache_salt, ensure_keys, ensure_tenants
@@ -23,6 +23,7 @@ from deploy.local.settings import Settings, address
 from deploy.local.supervision import Supervisor, supervised
 from deploy.local.welcome import welcome
 from deploy.models.smollm2 import MODEL
+from evenflow.home import tenant_folder
 
 ROOT = Path(__file__).resolve().parents[2]
 LOOK_EVERY_S = 1.0

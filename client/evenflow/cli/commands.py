@@ -1,0 +1,93 @@
+"""Every command and its options; what they do is in the modules beside this one."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from evenflow.cli import certs, chat, explain, status
+from evenflow.cli.exits import exits_cleanly
+from evenflow.cli.where import Where
+from evenflow.home import WORKLOAD
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
+certs_app = typer.Typer(no_args_is_help=True)
+app.add_typer(certs_app, name="certs", help="Development certificates.")
+
+Home = Annotated[
+    Path, typer.Option(envvar="EVENFLOW_HOME", help="What `make run` writes its certificates to.")
+]
+Tenant = Annotated[str, typer.Option(help="Whose certificate to use.")]
+Workload = Annotated[str, typer.Option(help="Which workload of the tenant.")]
+MeshPort = Annotated[int, typer.Option(envvar="EVENFLOW_MESH_PORT", help="Envoy's mesh listener.")]
+RouterPort = Annotated[int, typer.Option(envvar="EVENFLOW_ROUTER_PORT", help="The operator port.")]
+PolicyPort = Annotated[int, typer.Option(envvar="EVENFLOW_POLICY_PORT", help="Policy's port.")]
+TelemetryPort = Annotated[int, typer.Option(envvar="EVENFLOW_TELEMETRY_PORT", help="Likewise.")]
+Host = Annotated[str, typer.Option(envvar="EVENFLOW_HOST", help="Where the mesh runs.")]
+
+DEFAULT_HOME = Path(".evenflow")
+
+
+@app.command("chat")
+def chat_(  # noqa: PLR0913 - one parameter an option
+    message: Annotated[str | None, typer.Argument(help="Without one: a conversation.")] = None,
+    *,
+    model: Annotated[str | None, typer.Option(help="Default: the first that is served.")] = None,
+    max_output_tokens: Annotated[int | None, typer.Option(min=1)] = None,
+    temperature: Annotated[float | None, typer.Option(min=0, max=2)] = None,
+    deadline_s: Annotated[float, typer.Option(min=0.1, help="Of each answer.")] = 120.0,
+    tenant: Tenant = "acme",
+    workload: Workload = WORKLOAD,
+    home: Home = DEFAULT_HOME,
+    host: Host = "127.0.0.1",
+    mesh_port: MeshPort = 8443,
+) -> None:
+    """Stream an answer, or hold a conversation."""
+    where = Where(host=host, home=home)
+    asked = chat.Asked(model, max_output_tokens, temperature, deadline_s)
+    with exits_cleanly(), where.mesh(mesh_port, tenant, workload) as client:
+        chat.chat(client, asked, message)
+
+
+@app.command("status")
+def status_(
+    *,
+    home: Home = DEFAULT_HOME,
+    host: Host = "127.0.0.1",
+    router_port: RouterPort = 9010,
+    policy_port: PolicyPort = 9020,
+    telemetry_port: TelemetryPort = 9030,
+) -> None:
+    """Show services, endpoints, models and their load."""
+    where = Where(host=host, home=home)
+    ports = {"router": router_port, "policy": policy_port, "telemetry": telemetry_port}
+    with exits_cleanly():
+        status.status(where, ports)
+
+
+@app.command("explain")
+def explain_(
+    request_id: Annotated[str, typer.Argument(help="As `chat` shows it, or a log line.")],
+    *,
+    home: Home = DEFAULT_HOME,
+    host: Host = "127.0.0.1",
+    router_port: RouterPort = 9010,
+) -> None:
+    """Say why a request went where it went, and how it ended."""
+    where = Where(host=host, home=home)
+    with exits_cleanly(), where.service("router", router_port) as channel:
+        explain.explain(channel, request_id)
+
+
+@certs_app.command("issue")
+def issue(
+    tenant: Annotated[str, typer.Argument(help="Lower-case letters, digits and -.")],
+    *,
+    workload: Workload = WORKLOAD,
+    folder: Annotated[Path | None, typer.Option(help="Default: beside the others.")] = None,
+    days: Annotated[int, typer.Option(min=1, max=365)] = 30,
+    home: Home = DEFAULT_HOME,
+) -> None:
+    """Issue a certificate for a tenant's workload, by the development authority."""
+    with exits_cleanly():
+        certs.issue_for(tenant, workload, home=home, folder=folder, days=days)

@@ -1,0 +1,34 @@
+"""Where a development mesh keeps its certificates, and what its identities are called.
+
+`make run` writes this layout; the `evenflow` command reads it.
+"""
+
+from pathlib import Path
+
+TRUST_DOMAIN = "evenflow.local"
+WORKLOAD = "web"  # of the demo tenants
+
+
+def authority_folder(home: Path) -> Path:
+    return home / "ca"
+
+
+def service_folder(home: Path, service: str) -> Path:
+    return home / "certs" / service
+
+
+def tenant_folder(home: Path, tenant: str, workload: str = WORKLOAD) -> Path:
+    return home / "certs" / "tenants" / tenant / workload
+
+
+def service_id(service: str) -> str:
+    return f"spiffe://{TRUST_DOMAIN}/service/{service}"
+
+
+def tenant_id(tenant: str, workload: str = WORKLOAD) -> str:
+    return f"spiffe://{TRUST_DOMAIN}/tenant/{tenant}/{workload}"
+
+
+def service_name(service: str) -> str:
+    """The DNS name in a service's certificate."""
+    return f"{service}.{TRUST_DOMAIN}"
