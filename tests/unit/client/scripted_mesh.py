@@ -64,7 +64,7 @@ def refuses(code: grpc.StatusCode, reason: str, message: str, **details: Any) ->
 def waits(script: Script) -> Ending:
     """Says nothing more until the client leaves or its deadline passes."""
 
-    def wait(context: grpc.ServicerContext) -> None:
+    def wait(_context: grpc.ServicerContext) -> None:
         script.ended.wait(10)
 
     return wait
