@@ -29,7 +29,7 @@ def main() -> int:
         config = Config.from_environ(os.environ)
         file = PolicyFile(config.file, config.trust_domain)
         stamp = file.stamp()
-        policy = file.load()
+        policy = file.read()
     except InvalidConfig as error:
         print(error, file=sys.stderr)
         return EX_CONFIG

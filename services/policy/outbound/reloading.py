@@ -10,7 +10,7 @@ from services.policy.core.nodes import InvalidPolicy
 from services.policy.core.tenants import Policy
 from services.policy.outbound.policy_file import Stamp
 
-POLL_S = 0.25  # a change is taken after two polls that see the same file, so within 0.5 s
+POLL_S = 0.2  # a change is taken after two polls that see the same file, so within 0.5 s
 
 _log = structlog.get_logger(__name__)
 
@@ -19,12 +19,10 @@ class PolicySource(Protocol):
     def stamp(self) -> Stamp | None:
         """Changes when the policy may have; None while it can't be reached."""
 
-    def load(self) -> Policy:
-        """May block.
-
-        Raises:
-            InvalidPolicy: it can't be used.
-            OSError: it can't be read.
+    async def load(self) -> Policy:
+        """Raises:
+        InvalidPolicy: it can't be used.
+        OSError: it can't be read.
         """
 
 
@@ -51,7 +49,7 @@ async def follow(
             continue
         tried = stamp
         try:
-            policy = await asyncio.to_thread(source.load)
+            policy = await source.load()
         except (InvalidPolicy, OSError) as error:
             refused(str(error))
             _log.warning("policy.refused", problems=str(error), kept="the policy before")

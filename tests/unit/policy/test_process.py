@@ -1,0 +1,69 @@
+"""The service as a process: it starts, follows its file, drains, and refuses a bad start."""
+
+import asyncio
+from pathlib import Path
+from typing import Any
+
+from evenflow.policy.v1 import tenant_service_pb2 as pb
+from evenflow.policy.v1.tenant_service_pb2_grpc import TenantServiceStub
+from services.chassis.identity import channel
+from services.policy.main import FILE_HEALTH
+from tests import processes
+from tests.identities import TRUST_DOMAIN, Identities
+from tests.unit.policy.policies import ACME, GLOBEX
+
+
+def environ(tmp_path: Path, port: int) -> dict[str, str]:
+    return {
+        "POLICY_LISTEN": f"127.0.0.1:{port}",
+        "POLICY_FILE": str(tmp_path / "tenants.yaml"),
+        "POLICY_TRUST_DOMAIN": TRUST_DOMAIN,
+        "POLICY_TLS": str(tmp_path / "service/policy"),
+    }
+
+
+def test_it_follows_its_file_and_drains_when_told(tmp_path: Path) -> None:
+    file, port = tmp_path / "tenants.yaml", processes.free_port()
+    where, identities = f"127.0.0.1:{port}", Identities(tmp_path)
+    identities.service("policy")
+    router = identities.service("router")
+    file.write_text(ACME)
+
+    async def scenario() -> tuple[list[int], int]:
+        counts = []
+        async with processes.service("services.policy", environ(tmp_path, port)) as process:
+            await processes.serving(where, router, server="policy")
+            async with channel(where, router, server="policy") as calls:
+                call = TenantServiceStub(calls).WatchTenants(pb.WatchTenantsRequest(), timeout=20)
+                counts.append(await next_count(call))
+                file.write_text(ACME[:-60])
+                await processes.not_serving(where, router, server="policy", part=FILE_HEALTH)
+                file.write_text(ACME + GLOBEX)
+                counts.append(await next_count(call))
+                await processes.serving(where, router, server="policy", part=FILE_HEALTH)
+                process.terminate()
+                return counts, await process.wait()
+
+    assert asyncio.run(scenario()) == ([1, 2], 0)
+
+
+async def next_count(call: Any) -> int:
+    """Of the next message that is no sign of life alone."""
+    while True:
+        response = await call.read()
+        if response.tenants:
+            return len(response.tenants)
+
+
+def test_a_bad_file_at_start_is_printed_and_ends_it(tmp_path: Path) -> None:
+    (tmp_path / "tenants.yaml").write_text(ACME.replace("models:", "model:"))
+
+    async def scenario() -> tuple[int, str]:
+        async with processes.service("services.policy", environ(tmp_path, 0)) as process:
+            _, printed = await process.communicate()
+            return await process.wait(), printed.decode()
+
+    code, printed = asyncio.run(scenario())
+
+    assert code == 78
+    assert "line 8, column 5: tenants[0].model: unknown field 'model'" in printed

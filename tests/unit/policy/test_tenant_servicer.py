@@ -1,0 +1,174 @@
+"""What routers see of the policy, over real mTLS connections."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import grpc
+import pytest
+
+from evenflow.inference.v1 import workload_class_pb2
+from evenflow.policy.v1 import tenant_service_pb2 as pb
+from evenflow.policy.v1.tenant_service_pb2_grpc import TenantServiceStub
+from services.chassis.environ import address
+from services.chassis.identity import TlsFiles, channel
+from services.policy.core.tenants import Policy
+from services.policy.inbound.tenants import TenantServicer
+from services.policy.main import build_server
+from tests.identities import Identities
+from tests.unit.policy.policies import policy, tenant
+
+FIRST, SECOND = policy("v1", "acme"), policy("v2", "acme", "globex")
+HEARTBEAT_S = 0.05
+
+
+class Served:
+    """A running policy service, and how to be one of its callers."""
+
+    def __init__(self, servicer: TenantServicer, where: str, identities: Identities) -> None:
+        self.servicer = servicer
+        self._where = where
+        self._identities = identities
+
+    @asynccontextmanager
+    async def watching(self, caller: str = "router", **options: int) -> AsyncIterator[Any]:
+        async with self._channel(self._identities.service(caller), **options) as calls:
+            yield TenantServiceStub(calls).WatchTenants(pb.WatchTenantsRequest(), timeout=10)
+
+    @asynccontextmanager
+    async def watching_as_tenant(self) -> AsyncIterator[Any]:
+        async with self._channel(self._identities.tenant("acme")) as calls:
+            yield TenantServiceStub(calls).WatchTenants(pb.WatchTenantsRequest(), timeout=10)
+
+    def _channel(self, tls: TlsFiles, **options: int) -> grpc.aio.Channel:
+        return channel(
+            self._where,
+            tls,
+            server="policy",
+            options=[(f"grpc.{name}", value) for name, value in options.items()],
+        )
+
+
+@asynccontextmanager
+async def serving(
+    folder: Path, current: Policy = FIRST, *, heartbeat_s: float = 5.0
+) -> AsyncIterator[Served]:
+    identities = Identities(folder)
+    tls = identities.service("policy")
+    servicer = TenantServicer(current, heartbeat_s=heartbeat_s)
+    server = build_server(servicer, tls)
+    port = server.listen(address("127.0.0.1:0"), tls)
+    await server.grpc.start()
+    try:
+        yield Served(servicer, f"127.0.0.1:{port}", identities)
+    finally:
+        await server.grpc.stop(None)
+
+
+async def names(call: Any) -> tuple[str, list[str]]:
+    response = await call.read()
+    return response.version, [tenant.id for tenant in response.tenants]
+
+
+def test_a_router_gets_all_tenants_at_once_and_after_each_change(tmp_path: Path) -> None:
+    async def scenario() -> list[tuple[str, list[str]]]:
+        async with serving(tmp_path) as served, served.watching() as call:
+            first = await names(call)
+            served.servicer.publish(SECOND)
+            return [first, await names(call)]
+
+    assert asyncio.run(scenario()) == [("v1", ["acme"]), ("v2", ["acme", "globex"])]
+
+
+def test_a_tenant_arrives_whole(tmp_path: Path) -> None:
+    async def scenario() -> pb.Tenant:
+        async with serving(tmp_path) as served, served.watching() as call:
+            sent: pb.Tenant = (await call.read()).tenants[0]
+            return sent
+
+    assert asyncio.run(scenario()) == pb.Tenant(
+        id="acme",
+        spiffe_ids=["spiffe://evenflow.local/tenant/acme/*"],
+        api_keys=[pb.ApiKey(id="web-1", sha256=bytes(32), workload="web")],
+        models=["*"],
+        workload_classes=[
+            workload_class_pb2.WORKLOAD_CLASS_HIGH_RISK,
+            workload_class_pb2.WORKLOAD_CLASS_BATCH,
+        ],
+        default_workload_class=workload_class_pb2.WORKLOAD_CLASS_BATCH,
+        max_context_tokens=2048,
+    )
+
+
+def test_silence_is_broken_by_the_version_alone(tmp_path: Path) -> None:
+    async def scenario() -> list[tuple[str, list[str]]]:
+        async with (
+            serving(tmp_path, heartbeat_s=HEARTBEAT_S) as served,
+            served.watching() as call,
+        ):
+            return [await names(call) for _ in range(3)]
+
+    assert asyncio.run(scenario()) == [("v1", ["acme"]), ("v1", []), ("v1", [])]
+
+
+def test_every_router_hears_of_a_change(tmp_path: Path) -> None:
+    async def scenario() -> set[str]:
+        async with (
+            serving(tmp_path) as served,
+            served.watching() as one,
+            served.watching() as two,
+            served.watching("operator") as three,
+        ):
+            calls = [one, two, three]
+            for call in calls:
+                await names(call)
+            served.servicer.publish(SECOND)
+            return {(await names(call))[0] for call in calls}
+
+    assert asyncio.run(scenario()) == {"v2"}
+
+
+def test_ten_thousand_tenants_fit_one_message(tmp_path: Path) -> None:
+    crowd = Policy("v1", [tenant(f"tenant-{number}") for number in range(10_000)])
+
+    async def scenario() -> int:
+        async with serving(tmp_path, crowd) as served, served.watching() as call:
+            response: pb.WatchTenantsResponse = await call.read()
+            return len(response.tenants)
+
+    assert asyncio.run(scenario()) == 10_000
+
+
+def test_a_drain_ends_every_stream_in_good_order(tmp_path: Path) -> None:
+    async def scenario() -> grpc.StatusCode:
+        async with serving(tmp_path) as served, served.watching() as call:
+            await names(call)
+            served.servicer.close()
+            code: grpc.StatusCode = await call.code()
+            return code
+
+    assert asyncio.run(scenario()) is grpc.StatusCode.OK
+
+
+@pytest.mark.parametrize(
+    "enter",
+    [
+        lambda served: served.watching("runtime"),
+        lambda served: served.watching("gateway"),
+        lambda served: served.watching_as_tenant(),
+    ],
+    ids=["runtime", "gateway", "tenant"],
+)
+def test_nobody_else_sees_who_the_tenants_are(
+    tmp_path: Path, enter: Callable[[Served], Any]
+) -> None:
+    async def scenario() -> None:
+        async with serving(tmp_path) as served, enter(served) as call:
+            await call.read()
+
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        asyncio.run(scenario())
+
+    assert caught.value.code() is grpc.StatusCode.PERMISSION_DENIED
