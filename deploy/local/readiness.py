@@ -54,7 +54,7 @@ def wait_until_ready(
 def raise_if_dying(states: Iterable[ProgramState]) -> None:
     for state in states:
         if state.status in DYING:
-            raise ServiceFailed(state.name, f"{state.name} ended with status {state.exit_code}")
+            raise ServiceFailed(state.name, f"{state.name} did not stay up")
 
 
 def _missing(settings: Settings, model: str) -> tuple[str, str] | None:

@@ -12,6 +12,7 @@ import xmlrpc.client
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from http.client import HTTPException
 from pathlib import Path
 from typing import Any, cast
 
@@ -47,15 +48,12 @@ class ProgramState:
     name: str
     status: str  # supervisord's: STARTING, RUNNING, BACKOFF, EXITED, FATAL, STOPPING, STOPPED
     pid: int  # 0: none
-    exit_code: int
 
 
 class Supervisor:
     def __init__(self, process: subprocess.Popen[bytes], socket: Path) -> None:
         self._process = process
-        self._rpc = xmlrpc.client.ServerProxy(
-            "http://localhost", transport=SupervisorTransport(serverurl=f"unix://{socket}")
-        )
+        self._socket = socket
 
     def states(self) -> dict[str, ProgramState]:
         """By program; empty while supervisord itself is starting.
@@ -65,14 +63,15 @@ class Supervisor:
         """
         if self._process.poll() is not None:
             raise SupervisorDied(f"supervisord ended with status {self._process.returncode}")
+        # Afresh each time: the transport keeps a connection that has failed.
+        transport = SupervisorTransport(serverurl=f"unix://{self._socket}")
+        rpc = xmlrpc.client.ServerProxy("http://localhost", transport=transport)
         try:
-            found = cast(list[dict[str, Any]], self._rpc.supervisor.getAllProcessInfo())
-        except (OSError, xmlrpc.client.Error):
+            found = cast(list[dict[str, Any]], rpc.supervisor.getAllProcessInfo())
+        except (OSError, HTTPException, xmlrpc.client.Error):
             return {}  # not listening yet, or just ending: the next look tells
         return {
-            each["name"]: ProgramState(
-                each["name"], each["statename"], each["pid"], each["exitstatus"]
-            )
+            each["name"]: ProgramState(each["name"], each["statename"], each["pid"])
             for each in found
         }
 
