@@ -1,0 +1,78 @@
+"""What Envoy must know before it can ask the router for the rest: two unix sockets and a name.
+
+Everything else comes over ADS (services/router/inbound/resources/).
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+ROUTER = "router"  # the cluster that every resource which calls the router names
+MAX_CONNECTIONS = 20_000  # of clients; above it Envoy refuses rather than run out of memory
+UNLIMITED = 1_000_000  # a held Check is no overload: the router's own queue has the limits
+
+
+def bootstrap(*, node: str, router_socket: Path, admin_socket: Path) -> str:
+    """Envoy's start-up configuration, as JSON. `node` names this Envoy in the router's logs."""
+    ads = {"ads": {}, "resource_api_version": "V3"}
+    return json.dumps(
+        {
+            "node": {"id": node, "cluster": "evenflow"},
+            "admin": {"address": {"pipe": {"path": str(admin_socket), "mode": 0o600}}},
+            "static_resources": {"clusters": [_router(router_socket)]},
+            "dynamic_resources": {
+                "ads_config": {
+                    "api_type": "GRPC",
+                    "transport_api_version": "V3",
+                    "grpc_services": [{"envoy_grpc": {"cluster_name": ROUTER}}],
+                },
+                "cds_config": ads,
+                "lds_config": ads,
+            },
+            "overload_manager": _overload(),
+        },
+        indent=2,
+    )
+
+
+def _router(socket: Path) -> dict[str, Any]:
+    address = {"address": {"pipe": {"path": str(socket)}}}
+    http2: dict[str, Any] = {"explicit_http_config": {"http2_protocol_options": {}}}
+    return {
+        "name": ROUTER,
+        "type": "STATIC",
+        "connect_timeout": "1s",
+        "load_assignment": {
+            "cluster_name": ROUTER,
+            "endpoints": [{"lb_endpoints": [{"endpoint": address}]}],
+        },
+        "circuit_breakers": {
+            "thresholds": [
+                {"max_connections": 64, "max_requests": UNLIMITED, "max_pending_requests": UNLIMITED}
+            ]
+        },
+        "typed_extension_protocol_options": {
+            "envoy.extensions.upstreams.http.v3.HttpProtocolOptions": {
+                "@type": f"{_TYPE}.upstreams.http.v3.HttpProtocolOptions",
+                **http2,
+            }
+        },
+    }
+
+
+def _overload() -> dict[str, Any]:
+    monitor = "downstream_connections.v3.DownstreamConnectionsConfig"
+    return {
+        "resource_monitors": [
+            {
+                "name": "envoy.resource_monitors.global_downstream_max_connections",
+                "typed_config": {
+                    "@type": f"{_TYPE}.resource_monitors.{monitor}",
+                    "max_active_downstream_connections": MAX_CONNECTIONS,
+                },
+            }
+        ]
+    }
+
+
+_TYPE = "type.googleapis.com/envoy.extensions"

@@ -1,0 +1,137 @@
+"""Whom Envoy calls over the network: the runtimes, picked by the router, and telemetry."""
+
+from collections.abc import Iterable
+from datetime import timedelta
+
+from envoy_data_plane.envoy.config.cluster.v3 import (
+    CircuitBreakers,
+    CircuitBreakersThresholds,
+    Cluster,
+    ClusterDiscoveryType,
+    ClusterEdsClusterConfig,
+    LoadBalancingPolicy,
+    LoadBalancingPolicyPolicy,
+)
+from envoy_data_plane.envoy.config.core.v3 import (
+    Address,
+    Http2ProtocolOptions,
+    KeepaliveSettings,
+    SocketAddress,
+    TypedExtensionConfig,
+)
+from envoy_data_plane.envoy.config.endpoint.v3 import (
+    ClusterLoadAssignment,
+    Endpoint,
+    LbEndpoint,
+    LocalityLbEndpoints,
+)
+from envoy_data_plane.envoy.extensions.load_balancing_policies.override_host.v3 import (
+    OverrideHost,
+    OverrideHostOverrideHostSource,
+)
+from envoy_data_plane.envoy.extensions.load_balancing_policies.round_robin.v3 import RoundRobin
+from envoy_data_plane.envoy.extensions.upstreams.http.v3 import (
+    HttpProtocolOptions,
+    HttpProtocolOptionsExplicitHttpConfig,
+)
+from envoy_data_plane.google.protobuf import Any
+
+from services.router.core.snapshot import DataPlane, HostPort
+from services.router.inbound.resources.names import (
+    ENDPOINTS_HEADER,
+    RUNTIME_CLUSTER,
+    TELEMETRY_CLUSTER,
+    over_ads,
+)
+from services.router.inbound.resources.secrets import tls_to
+
+CONNECT_TIMEOUT = timedelta(seconds=1)
+UNLIMITED = 1_000_000  # the router's own queue has the limits; Envoy's default is 1,024 requests
+# A peer that is gone without a word is noticed within 20 s. gRPC's servers must allow pings this
+# often: see docs/envoy.md.
+_PINGS = KeepaliveSettings(interval=timedelta(seconds=15), timeout=timedelta(seconds=5))
+
+
+def clusters(plane: DataPlane) -> list[Cluster]:
+    telemetry = [] if plane.telemetry is None else [_telemetry(plane.telemetry, plane.trust_domain)]
+    return [_runtime(plane.trust_domain), *telemetry]
+
+
+def load_assignments(endpoints: Iterable[HostPort]) -> list[ClusterLoadAssignment]:
+    """Runtimes that Envoy may reach. One that is left out loses no stream that runs."""
+    return [_assignment(RUNTIME_CLUSTER, sorted(endpoints))]
+
+
+def _runtime(trust_domain: str) -> Cluster:
+    return Cluster(
+        name=RUNTIME_CLUSTER,
+        type=ClusterDiscoveryType.EDS,
+        eds_cluster_config=ClusterEdsClusterConfig(eds_config=over_ads()),
+        connect_timeout=CONNECT_TIMEOUT,
+        load_balancing_policy=_as_the_router_says(),
+        circuit_breakers=_unlimited(),
+        transport_socket=tls_to("runtime", trust_domain),
+        typed_extension_protocol_options=_http2(),
+    )
+
+
+def _telemetry(address: HostPort, trust_domain: str) -> Cluster:
+    return Cluster(
+        name=TELEMETRY_CLUSTER,
+        type=ClusterDiscoveryType.STRICT_DNS,  # takes addresses as well as names
+        connect_timeout=CONNECT_TIMEOUT,
+        load_assignment=_assignment(TELEMETRY_CLUSTER, [address]),
+        circuit_breakers=_unlimited(),
+        transport_socket=tls_to("telemetry", trust_domain),
+        typed_extension_protocol_options=_http2(),
+    )
+
+
+def _as_the_router_says() -> LoadBalancingPolicy:
+    """The header's first address, and for each retry the next one.
+
+    The fall-back serves a request whose every address has left the endpoint set since it was
+    picked.
+    """
+    override = OverrideHost(
+        override_host_sources=[OverrideHostOverrideHostSource(header=ENDPOINTS_HEADER)],
+        fallback_policy=_policy("round_robin", RoundRobin()),
+    )
+    return _policy("override_host", override)
+
+
+def _policy(name: str, policy: OverrideHost | RoundRobin) -> LoadBalancingPolicy:
+    config = TypedExtensionConfig(
+        name=f"envoy.load_balancing_policies.{name}", typed_config=Any.pack(policy)
+    )
+    return LoadBalancingPolicy(policies=[LoadBalancingPolicyPolicy(typed_extension_config=config)])
+
+
+def _unlimited() -> CircuitBreakers:
+    thresholds = CircuitBreakersThresholds(
+        max_connections=UNLIMITED,
+        max_pending_requests=UNLIMITED,
+        max_requests=UNLIMITED,
+        max_retries=UNLIMITED,
+    )
+    return CircuitBreakers(thresholds=[thresholds])
+
+
+def _http2() -> dict[str, Any]:
+    options = HttpProtocolOptions(
+        explicit_http_config=HttpProtocolOptionsExplicitHttpConfig(
+            http2_protocol_options=Http2ProtocolOptions(connection_keepalive=_PINGS)
+        )
+    )
+    return {"envoy.extensions.upstreams.http.v3.HttpProtocolOptions": Any.pack(options)}
+
+
+def _assignment(cluster: str, endpoints: Iterable[HostPort]) -> ClusterLoadAssignment:
+    members = [LbEndpoint(endpoint=Endpoint(address=tcp(endpoint))) for endpoint in endpoints]
+    return ClusterLoadAssignment(
+        cluster_name=cluster, endpoints=[LocalityLbEndpoints(lb_endpoints=members)]
+    )
+
+
+def tcp(address: HostPort) -> Address:
+    return Address(socket_address=SocketAddress(address=address.host, port_value=address.port))

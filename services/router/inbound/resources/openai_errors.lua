@@ -1,0 +1,68 @@
+-- Gives OpenAI's callers every failure as OpenAI's error object, whoever it comes from: Check, a
+-- runtime, the transcoder, Envoy itself. Who fails says why in headers: x-evenflow-reason,
+-- x-evenflow-field, and grpc-message or a plain body. gRPC's own headers stay inside.
+
+local TYPES = {
+  ["401"] = "authentication_error",
+  ["403"] = "permission_error",
+  ["429"] = "rate_limit_error",
+}
+
+local function type_of(status)
+  return TYPES[status] or (status >= "500" and "server_error" or "invalid_request_error")
+end
+
+local function quoted(text)
+  return '"' .. text:gsub('[%c"\\\127]', function(c)
+    return string.format("\\u%04x", c:byte())
+  end) .. '"'
+end
+
+local function percent_decoded(text)
+  return (text:gsub("%%(%x%x)", function(digits)
+    return string.char(tonumber(digits, 16))
+  end))
+end
+
+-- The transcoder begins its complaints with the place: "completion.max_tokens: invalid value ..."
+local function place_in(text)
+  local place, rest = text:match("^completion%.([%w_.%[%]]+): (.*)$")
+  if place ~= nil then
+    return place, rest
+  end
+  return nil, (text:gsub("^completion: ", ""))
+end
+
+function envoy_on_response(handle)
+  local headers = handle:headers()
+  local status = headers:get(":status")
+  local message = headers:get("grpc-message")
+  local content_type = headers:get("content-type")
+  if content_type == "application/grpc" and headers:get("grpc-status") ~= nil and status == "200" then
+    return -- a gRPC caller that asked for a method nobody has
+  end
+  for _, name in ipairs({"grpc-status", "grpc-message", "grpc-status-details-bin", "grpc-accept-encoding"}) do
+    headers:remove(name)
+  end
+  if status < "400" then
+    return
+  end
+  local body = handle:body(true)
+  if message == nil or message == "" then
+    message = body:length() > 0 and body:getBytes(0, body:length()) or "cannot be served"
+  else
+    message = percent_decoded(message)
+  end
+  local place, text = place_in(message)
+  local param = headers:get("x-evenflow-field") or place
+  local reason = headers:get("x-evenflow-reason")
+  local size = body:setBytes(table.concat({
+    '{"error":{"message":', quoted(text),
+    ',"type":', quoted(type_of(status)),
+    ',"param":', param and quoted(param) or "null",
+    ',"code":', reason and quoted(reason) or "null",
+    "}}",
+  }))
+  headers:replace("content-type", "application/json")
+  headers:replace("content-length", tostring(size))
+end

@@ -1,0 +1,67 @@
+"""What Envoy tells about a request: spans to telemetry, its end to the router. No body in either."""
+
+from datetime import timedelta
+
+from envoy_data_plane.envoy.config.accesslog.v3 import AccessLog
+from envoy_data_plane.envoy.config.core.v3 import ApiVersion
+from envoy_data_plane.envoy.config.trace.v3 import OpenTelemetryConfig, TracingHttp
+from envoy_data_plane.envoy.extensions.access_loggers.grpc.v3 import (
+    CommonGrpcAccessLogConfig,
+    HttpGrpcAccessLogConfig,
+)
+from envoy_data_plane.envoy.extensions.filters.network.http_connection_manager.v3 import (
+    HttpConnectionManagerTracing,
+)
+from envoy_data_plane.envoy.type.v3 import Percent
+from envoy_data_plane.google.protobuf import Any
+
+from services.router.core.snapshot import DataPlane
+from services.router.inbound.resources.names import (
+    REQUEST_ID_HEADER,
+    ROUTER_CLUSTER,
+    TELEMETRY_CLUSTER,
+    grpc_to,
+)
+
+FLUSH = timedelta(milliseconds=20)  # how late the router hears of an end
+LOGGED_REQUEST_HEADERS = (REQUEST_ID_HEADER, "x-evenflow-tenant", "x-envoy-attempt-count")
+# As trailers of an answer, or as headers of one that failed before its first token.
+LOGGED_ANSWER = (
+    "grpc-status",
+    "x-evenflow-reason",
+    "x-evenflow-prompt-tokens",
+    "x-evenflow-cached-tokens",
+    "x-evenflow-output-tokens",
+    "x-evenflow-model-version",
+    "x-evenflow-engine",
+)
+
+
+def access_log() -> AccessLog:
+    config = HttpGrpcAccessLogConfig(
+        common_config=CommonGrpcAccessLogConfig(
+            log_name="evenflow",
+            grpc_service=grpc_to(ROUTER_CLUSTER),
+            transport_api_version=ApiVersion.V3,
+            buffer_flush_interval=FLUSH,
+        ),
+        additional_request_headers_to_log=list(LOGGED_REQUEST_HEADERS),
+        additional_response_headers_to_log=list(LOGGED_ANSWER),
+        additional_response_trailers_to_log=list(LOGGED_ANSWER),
+    )
+    return AccessLog(name="envoy.access_loggers.http_grpc", typed_config=Any.pack(config))
+
+
+def tracing(plane: DataPlane) -> HttpConnectionManagerTracing | None:
+    """A caller's traceparent decides for itself; the share is of the requests without one."""
+    if plane.telemetry is None:
+        return None
+    config = OpenTelemetryConfig(
+        grpc_service=grpc_to(TELEMETRY_CLUSTER), service_name="evenflow-gateway"
+    )
+    provider = TracingHttp(name="envoy.tracers.opentelemetry", typed_config=Any.pack(config))
+    return HttpConnectionManagerTracing(
+        provider=provider,
+        random_sampling=Percent(value=100.0 * plane.trace_share),
+        spawn_upstream_span=True,
+    )

@@ -1,0 +1,133 @@
+"""Where a method goes once it is known: to a runtime that the router picks, or to the router.
+
+A request is routed twice: as it came in, and again after the transcoder has made gRPC of it. The
+first time decides whether OpenAI's filters run, the second whether Check does.
+"""
+
+from datetime import timedelta
+
+import betterproto2
+from envoy_data_plane.envoy.config.core.v3 import DataSource
+from envoy_data_plane.envoy.config.route.v3 import (
+    DirectResponseAction,
+    FilterConfig,
+    RetryPolicy,
+    RetryPolicyRetryBackOff,
+    Route,
+    RouteAction,
+    RouteConfiguration,
+    RouteMatch,
+    VirtualHost,
+)
+from envoy_data_plane.envoy.extensions.filters.http.cors.v3 import CorsPolicy
+from envoy_data_plane.envoy.extensions.filters.http.ext_authz.v3 import (
+    CheckSettings,
+    ExtAuthzPerRoute,
+)
+from envoy_data_plane.envoy.type.matcher.v3 import RegexMatcher, StringMatcher
+from envoy_data_plane.google.protobuf import Any
+
+from services.router.core.snapshot import DataPlane
+from services.router.inbound.resources.filters import CHECK, CORS, OPENAI_FILTERS
+from services.router.inbound.resources.names import (
+    FRONT_END,
+    MESH,
+    ROUTER_CLUSTER,
+    RUNTIME_CLUSTER,
+)
+
+TO_RUNTIMES = (
+    "/evenflow.inference.v1.InferenceService/Generate",
+    "/evenflow.inference.v1.InferenceService/Tokenize",
+    "/evenflow.inference.v1.InferenceService/CountTokens",
+    "/evenflow.openai.v1.ChatService/CreateChatCompletion",
+    "/evenflow.openai.v1.ChatService/StreamChatCompletion",
+)
+TO_ROUTER = (  # prefixes
+    "/evenflow.inference.v1.InferenceService/ListModels",
+    "/evenflow.openai.v1.ModelsService/",
+    "/grpc.health.v1.Health/",
+    "/grpc.reflection.v1alpha.ServerReflection/",
+)
+# Only what shows that no token was made. The runtime sends its headers with its first token, so
+# nothing is retried after it. 5xx is not among them: a bug is not cured by another try.
+RETRY_ON = "connect-failure,refused-stream,reset-before-request,reset,unavailable"
+RETRIES = 2
+
+
+def routes(plane: DataPlane) -> list[RouteConfiguration]:
+    return [_configuration(MESH, plane, ()), _configuration(FRONT_END, plane, plane.cors_origins)]
+
+
+def _configuration(listener: str, plane: DataPlane, origins: tuple[str, ...]) -> RouteConfiguration:
+    per_filter = {CHECK: _check_knows(listener)}
+    if origins:
+        per_filter[CORS] = Any.pack(_cors(origins))
+    host = VirtualHost(
+        name=listener,
+        domains=["*"],
+        routes=[
+            *(_route(RouteMatch(path=path), _to_runtime()) for path in TO_RUNTIMES),
+            *(_route(RouteMatch(prefix=prefix), _to_router()) for prefix in TO_ROUTER),
+            _unknown(),
+        ],
+        typed_per_filter_config=per_filter,
+        include_request_attempt_count=True,
+    )
+    return RouteConfiguration(name=listener, virtual_hosts=[host])
+
+
+def _check_knows(listener: str) -> Any:
+    settings = CheckSettings(context_extensions={"listener": listener})
+    return Any.pack(ExtAuthzPerRoute(check_settings=settings))
+
+
+def _route(match: RouteMatch, action: RouteAction) -> Route:
+    return Route(match=match, route=action)
+
+
+def _to_runtime() -> RouteAction:
+    return RouteAction(
+        cluster=RUNTIME_CLUSTER,
+        timeout=timedelta(0),  # answers stream for as long as they take
+        retry_policy=RetryPolicy(
+            retry_on=RETRY_ON,
+            num_retries=RETRIES,
+            retry_back_off=RetryPolicyRetryBackOff(base_interval=timedelta(milliseconds=1)),
+        ),
+    )
+
+
+def _to_router() -> RouteAction:
+    return RouteAction(cluster=ROUTER_CLUSTER, timeout=timedelta(0))
+
+
+def _unknown() -> Route:
+    """Every path that is no gRPC method of ours: the transcoder's, or nobody's.
+
+    What the transcoder knows, it routes again. The rest gets here, asks nobody, and is not found.
+    """
+    on = Any.pack(FilterConfig(config=Any()))
+    return Route(
+        match=RouteMatch(prefix="/"),
+        direct_response=DirectResponseAction(
+            status=404, body=DataSource(inline_string="no such path or method")
+        ),
+        typed_per_filter_config={
+            **dict.fromkeys(OPENAI_FILTERS, on),
+            CHECK: Any.pack(ExtAuthzPerRoute(disabled=True)),
+        },
+    )
+
+
+def _cors(origins: tuple[str, ...]) -> CorsPolicy:
+    anyone = StringMatcher(safe_regex=RegexMatcher(regex=".*"))
+    return CorsPolicy(
+        allow_origin_string_match=[
+            anyone if origin == "*" else StringMatcher(exact=origin) for origin in origins
+        ],
+        allow_methods="GET, POST, OPTIONS",
+        allow_headers="authorization, content-type, x-grpc-web, x-user-agent, grpc-timeout",
+        expose_headers="grpc-status, grpc-message, grpc-status-details-bin, x-evenflow-request-id",
+        max_age="86400",
+    )

@@ -1,0 +1,81 @@
+"""A runtime that answers as a test says, and keeps what reached it."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass
+from typing import Any
+
+from evenflow.inference.v1 import inference_service_pb2 as inference
+from evenflow.inference.v1.inference_service_pb2_grpc import InferenceServiceServicer
+from evenflow.openai.v1 import chat_service_pb2 as chat
+from evenflow.openai.v1.chat_service_pb2_grpc import ChatServiceServicer
+
+Script = Callable[[Any, Any], AsyncIterator[Any]]  # request, context -> what to answer
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    request: Any
+    metadata: dict[str, str | bytes]
+    peer: str
+
+
+def chunk(text: str) -> Any:
+    """One chunk of an OpenAI stream."""
+    choice = chat.ChunkChoice(index=0, delta=chat.ChunkDelta(content=text))
+    return chat.StreamChatCompletionResponse(
+        id="chatcmpl-1", object="chat.completion.chunk", created=1, model="m", choices=[choice]
+    )
+
+
+def completion(text: str) -> Any:
+    """A whole OpenAI answer."""
+    message = chat.AnswerMessage(role="assistant", content=text)
+    return chat.CreateChatCompletionResponse(
+        id="chatcmpl-1",
+        object="chat.completion",
+        created=1,
+        model="m",
+        choices=[chat.Choice(index=0, message=message, finish_reason="stop")],
+        usage=chat.CompletionUsage(prompt_tokens=3, completion_tokens=1, total_tokens=4),
+    )
+
+
+def delta(text: str) -> Any:
+    """One message of Generate."""
+    return inference.GenerateResponse(delta=inference.Delta(text=text, tokens=1))
+
+
+class ScriptedRuntime(ChatServiceServicer, InferenceServiceServicer):
+    """Set `script`; read `calls`. `cancelled` is set when a call is cancelled under it."""
+
+    def __init__(self, script: Script) -> None:
+        self.script = script
+        self.calls: list[Call] = []
+        self.cancelled = asyncio.Event()
+
+    async def CreateChatCompletion(self, request: Any, context: Any) -> Any:  # noqa: N802 - gRPC's
+        async for answer in self._play(request, context):
+            return answer
+        raise AssertionError("a unary script must answer or abort")
+
+    async def StreamChatCompletion(  # noqa: N802 - gRPC's name
+        self, request: Any, context: Any
+    ) -> AsyncIterator[Any]:
+        async for answer in self._play(request, context):
+            yield answer
+
+    async def Generate(  # noqa: N802 - gRPC's name
+        self, request: Any, context: Any
+    ) -> AsyncIterator[Any]:
+        async for answer in self._play(request, context):
+            yield answer
+
+    async def _play(self, request: Any, context: Any) -> AsyncIterator[Any]:
+        self.calls.append(Call(request, dict(context.invocation_metadata()), context.peer()))
+        try:
+            async for answer in self.script(request, context):
+                yield answer
+        except asyncio.CancelledError:
+            self.cancelled.set()
+            raise
