@@ -33,36 +33,41 @@ local function place_in(text)
   return nil, (text:gsub("^completion: ", ""))
 end
 
-function envoy_on_response(handle)
-  local headers = handle:headers()
-  local status = headers:get(":status")
-  local message = headers:get("grpc-message")
-  local content_type = headers:get("content-type")
-  if content_type == "application/grpc" and headers:get("grpc-status") ~= nil and status == "200" then
-    return -- a gRPC caller that asked for a method nobody has
-  end
-  for _, name in ipairs({"grpc-status", "grpc-message", "grpc-status-details-bin", "grpc-accept-encoding"}) do
-    headers:remove(name)
-  end
-  if status < "400" then
-    return
-  end
-  local body = handle:body(true)
-  if message == nil or message == "" then
-    message = body:length() > 0 and body:getBytes(0, body:length()) or "cannot be served"
-  else
-    message = percent_decoded(message)
-  end
+local function error_object(headers, status, message)
   local place, text = place_in(message)
   local param = headers:get("x-evenflow-field") or place
   local reason = headers:get("x-evenflow-reason")
-  local size = body:setBytes(table.concat({
+  return table.concat({
     '{"error":{"message":', quoted(text),
     ',"type":', quoted(type_of(status)),
     ',"param":', param and quoted(param) or "null",
     ',"code":', reason and quoted(reason) or "null",
     "}}",
-  }))
-  headers:replace("content-type", "application/json")
-  headers:replace("content-length", tostring(size))
+  })
+end
+
+-- A header object dies when body() waits, so it is read before and asked for again after.
+function envoy_on_response(handle)
+  local headers = handle:headers()
+  local status = headers:get(":status")
+  if headers:get("content-type") == "application/grpc" and status == "200" then
+    return -- a gRPC caller that asked for a method nobody has
+  end
+  local message = headers:get("grpc-message")
+  for _, name in ipairs({"grpc-message", "grpc-status-details-bin", "grpc-accept-encoding"}) do
+    headers:remove(name)
+  end
+  if status < "400" then
+    headers:remove("grpc-status") -- a failure keeps it: the access log tells the router
+    return
+  end
+  local body = handle:body(true)
+  if message ~= nil and message ~= "" then
+    message = percent_decoded(message)
+  else
+    message = body:length() > 0 and body:getBytes(0, body:length()) or "can't be served now"
+  end
+  body:setBytes(error_object(handle:headers(), status, message))
+  handle:headers():replace("content-type", "application/json")
+  handle:headers():replace("content-length", tostring(body:length()))
 end
