@@ -1,4 +1,7 @@
-"""`python -m deploy.local run`: the whole mesh on this machine, until Ctrl-C."""
+"""`python -m deploy.local run`: the whole mesh on this machine, until Ctrl-C.
+
+`simulate` is the same mesh on the simulated engine, for tests and benchmarks.
+"""
 
 import os
 import signal
@@ -6,6 +9,7 @@ import subprocess
 import sys
 from types import FrameType
 
+from deploy.local.engines import SIMULATED
 from deploy.local.preflight import CannotRun
 from deploy.local.readiness import ServiceFailed
 from deploy.local.run import run
@@ -24,12 +28,12 @@ FAILURES = (
 
 
 def main(arguments: list[str]) -> int:
-    if arguments != ["run"]:
-        print("usage: python -m deploy.local run", file=sys.stderr)
+    if arguments not in (["run"], ["simulate"]):
+        print("usage: python -m deploy.local run | simulate", file=sys.stderr)
         return os.EX_USAGE
     try:
         settings = Settings.from_environ(os.environ)
-        engine = asked_engine(os.environ)
+        engine = SIMULATED if arguments == ["simulate"] else asked_engine(os.environ)
     except InvalidConfig as error:
         print(f"evenflow: {error}", file=sys.stderr)
         return EX_CONFIG

@@ -12,6 +12,7 @@ from deploy.vllm.environment import environment
 from deploy.vllm.install import install
 
 GB = 1_000_000_000
+SIMULATED = "simulated"  # no model at all; never what `make run` starts
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,6 +25,7 @@ class Needs:
 NEEDS = {
     "llamacpp": Needs(memory_bytes=GB // 2, disk_bytes=GB // 2, ready_within_s=60),
     "vllm": Needs(memory_bytes=int(2.3 * GB), disk_bytes=5 * GB, ready_within_s=300),
+    SIMULATED: Needs(memory_bytes=GB // 5, disk_bytes=GB // 5, ready_within_s=60),
 }
 
 
@@ -32,7 +34,8 @@ class Engine:
     """Ready to be started."""
 
     name: str
-    model: Path  # file or folder of the weights
+    model: str  # its name for clients
+    weights: Path | None  # file or folder; None: it has none
     python: Path
     environ: Mapping[str, str] = field(default_factory=dict)
 
@@ -51,9 +54,13 @@ def check_engine(name: str, downloads: Path, *, runtimes: int) -> None:
 
 def prepare_engine(name: str, downloads: Path, *, runtimes: int) -> Engine:
     """Fetches what is missing. Prints its progress, since it may take minutes."""
+    if name == SIMULATED:
+        return Engine(name, model=SIMULATED, weights=None, python=Path(sys.executable))
     if name == "llamacpp":
-        return Engine(name, model=smollm2.gguf(downloads), python=Path(sys.executable))
+        weights = smollm2.gguf(downloads)
+        return Engine(name, smollm2.MODEL, weights, python=Path(sys.executable))
     gpu = has_gpu()
     python = install(downloads, gpu=gpu)
-    model = smollm2.hugging_face(downloads, python)
-    return Engine(name, model, python, environment(gpu=gpu, replicas_here=runtimes))
+    weights = smollm2.hugging_face(downloads, python)
+    variables = environment(gpu=gpu, replicas_here=runtimes)
+    return Engine(name, smollm2.MODEL, weights, python, variables)

@@ -22,7 +22,6 @@ from deploy.local.readiness import ServiceFailed, raise_if_dying, wait_until_rea
 from deploy.local.settings import Settings, address
 from deploy.local.supervision import Supervisor, supervised
 from deploy.local.welcome import welcome
-from deploy.models.smollm2 import MODEL
 from evenflow.home import tenant_folder
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -104,14 +103,15 @@ def run_folder(home: Path) -> Iterator[Path]:
 def _serve(supervisor: Supervisor, settings: Settings, engine: Engine, began_s: float) -> None:
     within_s = NEEDS[engine.name].ready_within_s
     with step(f"{len(settings.runtime_ports)} runtimes, policy, telemetry, router, Envoy"):
-        wait_until_ready(supervisor, settings, model=MODEL, within_s=within_s)
-    ttft_s = ask_once(address(settings.mesh_port), tenant_folder(settings.home, TENANTS[0]), MODEL)
+        wait_until_ready(supervisor, settings, model=engine.model, within_s=within_s)
+    folder = tenant_folder(settings.home, TENANTS[0])
+    ttft_s = ask_once(address(settings.mesh_port), folder, engine.model)
     print(
         f"  first token {ttft_s * 1000:.0f} ms after the question, "
         f"{time.monotonic() - began_s:.1f} s after the start\n",
         flush=True,
     )
-    print(welcome(settings), flush=True)
+    print(welcome(settings, engine.model), flush=True)
     _watch(supervisor)
 
 

@@ -3,15 +3,14 @@
 from pathlib import Path
 
 from deploy.local.settings import Settings, address
-from deploy.models.smollm2 import MODEL
 
 
-def welcome(settings: Settings) -> str:
+def welcome(settings: Settings, model: str) -> str:
     home = _shown(settings.home)
     key = f'"$(cat {home}/api-keys/acme)"'
     base = f"http://{address(settings.frontend_port)}/v1"
     messages = '[{"role": "user", "content": "Hello!"}]'
-    body = f'{{"model": "{MODEL}", "stream": true, "messages": {messages}}}'
+    body = f'{{"model": "{model}", "stream": true, "messages": {messages}}}'
     return f"""\
 evenflow: ready
 
@@ -29,7 +28,7 @@ Try next, in another terminal:
 
   OPENAI_BASE_URL={base} OPENAI_API_KEY={key} .venv/bin/python -c '
   import openai
-  for chunk in openai.OpenAI().chat.completions.create(model="{MODEL}", stream=True,
+  for chunk in openai.OpenAI().chat.completions.create(model="{model}", stream=True,
           messages={messages}):
       print(chunk.choices[0].delta.content or "", end="", flush=True)'
 """
