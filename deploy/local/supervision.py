@@ -10,6 +10,7 @@ import subprocess
 import sys
 import xmlrpc.client
 from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.client import HTTPException
@@ -51,8 +52,11 @@ class ProgramState:
 
 
 class Supervisor:
-    def __init__(self, process: subprocess.Popen[bytes], socket: Path) -> None:
+    def __init__(
+        self, process: subprocess.Popen[bytes], socket: Path, others: AbstractSet[psutil.Process]
+    ) -> None:
         self._process = process
+        self._others = others  # children of ours that are not the mesh's
         self._socket = socket
 
     def states(self) -> dict[str, ProgramState]:
@@ -83,7 +87,7 @@ class Supervisor:
                 self._process.wait(STOP_WITHIN_S)
             except subprocess.TimeoutExpired:
                 self._process.kill()
-        left = psutil.Process().children(recursive=True)
+        left = _descendants() - self._others
         for process in left:
             process.kill()
         psutil.wait_procs(left, timeout=1.0)
@@ -93,8 +97,12 @@ class Supervisor:
 def supervised(
     programs: Sequence[Program], *, run_folder: Path, log_folder: Path, directory: Path
 ) -> Iterator[Supervisor]:
-    """Starts the programs; when the body is left, nothing of them is."""
+    """Starts the programs; when the body is left, nothing of them is.
+
+    Children that the caller starts in the body are ended with them.
+    """
     adopt_orphans()
+    others = _descendants()
     socket = run_folder / "supervisor.sock"
     configuration = run_folder / "supervisord.conf"
     configuration.write_text(
@@ -108,12 +116,13 @@ def supervised(
         stderr=subprocess.DEVNULL,
         start_new_session=True,  # Ctrl-C reaches us only, and we stop it in order
     )
-    supervisor = Supervisor(process, socket)
+    supervisor = Supervisor(process, socket, others)
     try:
         yield supervisor
     finally:
-        _hear_no_more_signals()
-        supervisor.stop()
+        with _deaf():
+            supervisor.stop()
+            socket.unlink(missing_ok=True)  # supervisord removes it, unless it was killed
 
 
 def configured(
@@ -170,6 +179,19 @@ def _escaped(text: str) -> str:
     return text.replace("%", "%%")
 
 
-def _hear_no_more_signals() -> None:
-    for signum in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        signal.signal(signum, signal.SIG_IGN)
+def _descendants() -> set[psutil.Process]:
+    return set(psutil.Process().children(recursive=True))
+
+
+@contextmanager
+def _deaf() -> Iterator[None]:
+    """Lets no signal interrupt the ending, which is short."""
+    before = {signum: signal.signal(signum, signal.SIG_IGN) for signum in _STOPPING}
+    try:
+        yield
+    finally:
+        for signum, handler in before.items():
+            signal.signal(signum, handler)
+
+
+_STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
