@@ -8,7 +8,7 @@ from typing import Self
 from services.chassis import environ
 from services.chassis.environ import Address, InvalidConfig, setting
 
-HOST = "127.0.0.1"  # this is a machine's own mesh; production has deploy/kubernetes
+HOST = "127.0.0.1"  # a mesh on one machine stays on it
 UNQUOTABLE = set("\"'%;\\\n")  # mean something to supervisord's configuration
 
 
