@@ -10,6 +10,10 @@ from services.chassis.environ import Address, setting
 from services.telemetry.outbound.collector import CollectorTls
 
 
+def _collector_tls(text: str) -> CollectorTls:
+    return CollectorTls(environ.one_of(*(each.value for each in CollectorTls))(text))
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Config:
     listen: Address = setting(
@@ -49,7 +53,7 @@ class Config:
         help="OTLP/gRPC collector that gets all spans and metrics; unset, spans end here",
     )
     otlp_forward_tls: CollectorTls = setting(
-        CollectorTls,
+        _collector_tls,
         default=CollectorTls.SYSTEM,
         help="off: plain text; system: the machine's authorities; mesh: ours, and our certificate",
     )

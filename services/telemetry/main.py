@@ -131,7 +131,7 @@ def build(config: Config) -> Parts:
     )
     trust_domain = certificate_trust_domain(tls.certificate.read_bytes())
     page = MetricsPage(rendering(collector), trust_domain=trust_domain)
-    server = _server(tls, record_servicer, trace_servicer)
+    server = build_server(tls, record_servicer, trace_servicer)
     return Parts(server, page, record_servicer, forwarding)
 
 
@@ -156,12 +156,14 @@ def _forwarding(config: Config, tls: TlsFiles) -> Forwarding | None:
     return Forwarding(collector, forwarder, metrics)
 
 
-def _server(tls: TlsFiles, record_servicer: RecordServicer, traces_in: TraceServicer) -> Server:
+def build_server(
+    tls: TlsFiles, record_servicer: RecordServicer, traces_in: TraceServicer
+) -> Server:
     server = grpc_server(
         errors={}, callers=CALLERS, tls=tls, services=[records.SERVICE, spans.SERVICE]
     )
-    add_RecordServiceServicer_to_server(record_servicer, server.grpc)
-    add_TraceServiceServicer_to_server(traces_in, server.grpc)  # type: ignore[no-untyped-call] # generated
+    add_RecordServiceServicer_to_server(taken, server.grpc)
+    add_TraceServiceServicer_to_server(received, server.grpc)  # type: ignore[no-untyped-call] # generated
     return server
 
 

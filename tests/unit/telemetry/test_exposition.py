@@ -1,0 +1,120 @@
+"""What Prometheus reads is what was counted."""
+
+import time
+
+from prometheus_client.parser import text_string_to_metric_families
+
+from services.telemetry.core.aggregates import Aggregates
+from services.telemetry.inbound.exposition import MeshCollector, rendering
+from tests.unit.telemetry.observations import REFUSED, aggregates, observed
+
+SERIES = {"model": "smollm2", "tenant": "acme", "workload_class": "interactive"}
+GEN_AI = {
+    "gen_ai_operation_name": "generate_content",
+    "gen_ai_provider_name": "evenflow",
+    "gen_ai_request_model": "smollm2",
+}
+
+
+def page_of(counted: Aggregates, *, now_s: float = 0.0, accept: str = "") -> str:
+    collector = MeshCollector(
+        counted, clock=lambda: now_s, own=lambda: [("evenflow_telemetry_records", "Taken.", 7)]
+    )
+    page, _ = rendering(collector)(accept)
+    return page.decode()
+
+
+def samples(counted: Aggregates) -> dict[tuple[str, frozenset[tuple[str, str]]], float]:
+    return {
+        (sample.name, frozenset(sample.labels.items())): sample.value
+        for family in text_string_to_metric_families(page_of(counted))
+        for sample in family.samples
+    }
+
+
+def value(counted: Aggregates, name: str, **labels: str) -> float:
+    return samples(counted)[name, frozenset(labels.items())]
+
+
+def test_quantiles_sums_and_counts_are_those_of_the_series() -> None:
+    counted = aggregates()
+    for number in range(1, 101):
+        counted.take(observed(time_to_first_token_s=number / 100, duration_s=2.0), now_s=0.0)
+    name = "evenflow_time_to_first_token_seconds"
+
+    assert abs(value(counted, name, quantile="0.99", **SERIES) - 0.99) < 0.011
+    assert abs(value(counted, name, quantile="0.5", **SERIES) - 0.5) < 0.011
+    assert value(counted, f"{name}_count", **SERIES) == 100
+    assert abs(value(counted, f"{name}_sum", **SERIES) - 50.5) < 1e-9
+
+
+def test_outcomes_tokens_and_attempts_are_counted() -> None:
+    counted = aggregates()
+    for seen in (observed(attempts=3), observed(), REFUSED):
+        counted.take(seen, now_s=0.0)
+
+    name = "evenflow_requests_total"
+    assert value(counted, name, code="OK", reason="", **SERIES) == 2
+    outcome = {"code": "PERMISSION_DENIED", "reason": "MODEL_NOT_ALLOWED"}
+    assert value(counted, name, **outcome, **SERIES) == 1
+    tokens = [
+        value(counted, "evenflow_tokens_total", kind=kind, **SERIES)
+        for kind in ("prompt", "cached_prompt", "output")
+    ]
+    assert tokens == [40, 32, 22]
+    assert value(counted, "evenflow_attempts_total", **SERIES) == 4
+    assert value(counted, "evenflow_telemetry_records_total") == 7
+
+
+def test_opentelemetrys_histograms_know_successes_apart_from_failures() -> None:
+    counted = aggregates()
+    for seen in (observed(), observed(code="UNAVAILABLE", reason="ENGINE_FAILED")):
+        counted.take(seen, now_s=0.0)
+
+    first, duration = (
+        f"gen_ai_server_{name}_seconds_bucket"
+        for name in ("time_to_first_token", "request_duration")
+    )
+    assert value(counted, first, le="0.1", **GEN_AI) == 1
+    assert value(counted, first, le="0.08", **GEN_AI) == 0
+    assert value(counted, duration, le="1.28", error_type="", **GEN_AI) == 1
+    assert value(counted, duration, le="+Inf", error_type="ENGINE_FAILED", **GEN_AI) == 1
+
+
+def test_no_tenant_shows_under_opentelemetrys_names() -> None:
+    counted = aggregates()
+    counted.take(observed(), now_s=0.0)
+
+    lines = [line for line in page_of(counted).splitlines() if line.startswith("gen_ai_")]
+
+    assert lines
+    assert not [line for line in lines if "acme" in line]
+
+
+def test_openmetrics_is_served_to_who_asks_for_it() -> None:
+    counted = aggregates()
+    counted.take(observed(), now_s=0.0)
+
+    page = page_of(counted, accept="application/openmetrics-text; version=1.0.0")
+
+    assert page.endswith("# EOF\n")
+
+
+def test_quiet_minutes_show_as_not_a_number() -> None:
+    counted = aggregates()
+    counted.take(observed(), now_s=0.0)
+
+    assert 'quantile="0.99",tenant="acme"' in page_of(counted, now_s=1e4)
+    assert "NaN" in page_of(counted, now_s=1e4)
+
+
+def test_a_record_costs_less_than_a_fifth_of_a_millisecond() -> None:
+    counted = aggregates()
+    took_s = []
+    for _ in range(5):  # the machine may be busy with something else
+        began_s = time.thread_time()
+        for number in range(1000):
+            counted.take(observed(time_to_first_token_s=0.001 * (number + 1)), now_s=0.0)
+        took_s.append((time.thread_time() - began_s) / 1000)
+
+    assert min(took_s) < 0.0002
