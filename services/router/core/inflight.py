@@ -36,6 +36,10 @@ class InFlight:
     def __len__(self) -> int:
         return len(self._slots)
 
+    def timers(self) -> int:
+        """What it remembers of ended requests too; bounded, so that load leaves nothing behind."""
+        return len(self._timers)
+
     def load(self, address: str) -> Load:
         return self._loads.get(address, _IDLE)
 

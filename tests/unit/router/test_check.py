@@ -1,0 +1,341 @@
+"""What Envoy gets for an answer."""
+
+import asyncio
+import base64
+import json
+from typing import Any, cast
+
+import grpc
+import pytest
+from google.rpc.error_details_pb2 import BadRequest, ErrorInfo, RetryInfo
+from google.rpc.status_pb2 import Status
+from hypothesis import given
+from hypothesis import strategies as st
+
+from evenflow.inference.v1 import inference_service_pb2 as inference_pb
+from services.router.core.verdicts import Reason
+from services.router.inbound.answers import grpc_code
+from services.router.inbound.check import CheckServicer, Mesh
+from tests.unit.router.values import (
+    KEY,
+    LIMITS,
+    A,
+    B,
+    check_request,
+    endpoints,
+    framed,
+    generate,
+    mesh,
+    on_front_end,
+    tenant,
+)
+
+CREATE = "/evenflow.openai.v1.ChatService/CreateChatCompletion"
+NOW_S = 10.0
+GRACE_S = 5.0
+
+
+class Call:
+    """A Check call's context, as far as the servicer looks at it."""
+
+    def __init__(self, *metadata: tuple[str, str]) -> None:
+        self._metadata = metadata
+
+    def invocation_metadata(self) -> tuple[tuple[str, str], ...]:
+        return self._metadata
+
+
+def answer(request: Any, of: Mesh | None = None, now_s: float = NOW_S) -> Any:
+    servicer = CheckServicer(of or mesh(), LIMITS, grace_s=GRACE_S, clock=lambda: now_s)
+    return asyncio.run(servicer.Check(request, cast(grpc.aio.ServicerContext, Call())))
+
+
+def headers(response: Any) -> dict[str, str]:
+    options = response.ok_response.headers or response.denied_response.headers
+    assert all(each.append_action == each.OVERWRITE_IF_EXISTS_OR_ADD for each in options)
+    return {each.header.key: each.header.value for each in options}
+
+
+def rich(response: Any) -> Status:
+    encoded = headers(response)["grpc-status-details-bin"]
+    return Status.FromString(base64.b64decode(encoded + "=" * (-len(encoded) % 4)))
+
+
+def reason(response: Any) -> str:
+    assert response.status.code != 0
+    return headers(response)["x-evenflow-reason"]
+
+
+def test_the_runtime_and_envoy_are_told_all_they_need() -> None:
+    response = answer(check_request(grpc_timeout="5S"))
+
+    assert response.status.code == 0
+    salt = headers(response)["x-evenflow-cache-salt"]
+    assert headers(response) == {
+        "x-evenflow-request-id": "r1",
+        "x-evenflow-tenant": "acme",
+        "x-evenflow-workload": "web",
+        "x-evenflow-workload-class": "interactive",
+        "x-evenflow-priority": "0",
+        "x-evenflow-cache-salt": salt,
+        "x-evenflow-max-context-tokens": "4096",
+        "x-evenflow-max-output-tokens": "1024",
+        "grpc-timeout": "5000m",
+        "x-evenflow-endpoints": f"{A},{B}",
+    }
+    assert len(salt) == 64
+    assert list(response.ok_response.headers_to_remove) == ["authorization"]
+
+
+def test_a_batch_request_comes_after_the_others() -> None:
+    response = answer(check_request(generate(workload_class=2)))
+
+    assert headers(response)["x-evenflow-priority"] == "10"
+    assert headers(response)["grpc-timeout"] == "600000m"
+
+
+def test_each_admission_weighs_on_the_next_pick() -> None:
+    shared = mesh()
+
+    first = answer(check_request(x_request_id="r1"), shared)
+    second = answer(check_request(x_request_id="r2"), shared)
+
+    picks = [headers(each)["x-evenflow-endpoints"] for each in (first, second)]
+    assert picks == [f"{A},{B}", f"{B},{A}"]
+
+
+def test_a_slot_waits_for_the_deadline_and_the_grace() -> None:
+    shared = mesh()
+    answer(check_request(grpc_timeout="5S"), shared)
+
+    assert shared.requests.expire(NOW_S + 5.0 + GRACE_S - 0.001) == []
+    assert len(shared.requests.expire(NOW_S + 5.0 + GRACE_S)) == 1
+
+
+def test_a_repeated_request_id_is_replaced() -> None:
+    shared = mesh()
+
+    ids = {headers(answer(check_request(), shared))["x-evenflow-request-id"] for _ in range(3)}
+
+    assert len(ids) == 3
+    assert shared.requests.running() == 3
+
+
+@pytest.mark.parametrize("claimed", ["", "x" * 129, "é"])
+def test_a_request_id_that_cannot_be_kept_is_replaced(claimed: str) -> None:
+    response = answer(check_request(x_request_id=claimed))
+
+    assert len(headers(response)["x-evenflow-request-id"]) == 36
+
+
+def test_a_claimed_tenant_changes_nothing() -> None:
+    response = answer(check_request(x_evenflow_tenant="globex", authorization=f"Bearer {KEY}"))
+
+    assert headers(response)["x-evenflow-tenant"] == "acme"
+
+
+def test_a_key_is_no_identity_on_the_mesh_listener() -> None:
+    request = check_request(authorization=f"Bearer {KEY}")
+    request.attributes.source.principal = ""
+
+    assert reason(answer(request)) == "UNKNOWN_IDENTITY"
+
+
+def test_a_certificate_is_no_identity_on_the_front_end() -> None:
+    request = check_request()
+    request.attributes.context_extensions["listener"] = "frontend"
+
+    assert reason(answer(request)) == "UNKNOWN_IDENTITY"
+
+
+@pytest.mark.parametrize("scheme", ["Bearer", "bearer", "BEARER"])
+def test_a_key_is_an_identity_on_the_front_end(scheme: str) -> None:
+    request = on_front_end(check_request(authorization=f"{scheme} {KEY}"), key=None)
+
+    assert headers(answer(request))["x-evenflow-workload"] == "web"
+
+
+@pytest.mark.parametrize(
+    "authorization", ["", "Bearer", "Bearer ", f"Basic {KEY}", KEY, "Bearer x"]
+)
+def test_anything_but_a_key_is_nobody(authorization: str) -> None:
+    request = on_front_end(check_request(authorization=authorization), key=None)
+
+    assert reason(answer(request)) == "UNKNOWN_IDENTITY"
+
+
+def test_the_routers_own_methods_get_an_identity_and_no_slot() -> None:
+    shared = mesh()
+    request = check_request(b"")
+    request.attributes.request.http.path = "/evenflow.inference.v1.InferenceService/ListModels"
+
+    assert headers(answer(request, shared)) == {
+        "x-evenflow-request-id": "r1",
+        "x-evenflow-tenant": "acme",
+        "x-evenflow-workload": "web",
+    }
+    assert shared.requests.running() == 0
+
+
+def test_old_policy_is_acted_on_by_nobody() -> None:
+    response = answer(check_request(), mesh(now_s=0.0), now_s=300.1)
+
+    assert reason(response) == "POLICY_STALE"
+    assert headers(response)["grpc-status"] == "14"
+
+
+def test_a_grpc_caller_is_refused_with_a_rich_status() -> None:
+    body = generate(sampling=inference_pb.Sampling(max_output_tokens=0))
+    status = rich(answer(check_request(body)))
+
+    info, bad = ErrorInfo(), BadRequest()
+    assert status.details[0].Unpack(info)
+    assert status.details[1].Unpack(bad)
+    assert (status.code, info.reason, info.domain) == (3, "FIELD_INVALID", "evenflow")
+    assert bad.field_violations[0].field == "sampling.max_output_tokens"
+
+
+def test_a_grpc_caller_hears_when_to_come_back() -> None:
+    shared = mesh()
+    for address in (A, B):
+        shared.endpoints.lost(address)
+    status = rich(answer(check_request(), shared))
+
+    retry = RetryInfo()
+    assert status.details[1].Unpack(retry)
+    assert (status.code, retry.retry_delay.seconds) == (14, 1)
+
+
+def test_a_message_is_percent_encoded() -> None:
+    response = answer(check_request(generate(model="100% é")), mesh(tenant(models=frozenset("*"))))
+
+    assert headers(response)["grpc-message"] == "no runtime serves the model '100%25 \\xe9'"
+    assert headers(response)["content-type"] == "application/grpc"
+
+
+def test_a_grpc_web_caller_is_refused_in_its_own_type() -> None:
+    response = answer(on_front_end(check_request(b"", x_grpc_web="1")))
+
+    assert headers(response)["content-type"] == "application/grpc-web+proto"
+    assert headers(response)["grpc-status"] == "3"
+
+
+def openai(**completion: Any) -> Any:
+    from evenflow.openai.v1 import chat_service_pb2 as pb  # noqa: PLC0415 - used here alone
+
+    fields = pb.ChatCompletion(**{"model": "small", **completion})
+    message = pb.CreateChatCompletionRequest(completion=fields)
+    request = on_front_end(check_request(framed(message.SerializeToString())))
+    request.attributes.request.http.path = CREATE
+    return request
+
+
+@pytest.mark.parametrize(
+    ("request_", "http", "error"),
+    [
+        (openai(max_tokens=0), 400, ("invalid_request_error", "max_tokens", "FIELD_INVALID")),
+        (openai(model="none"), 404, ("invalid_request_error", "model", "MODEL_NOT_FOUND")),
+        (
+            openai(workload_class="high_risk"),
+            403,
+            ("permission_error", "workload_class", "WORKLOAD_CLASS_NOT_ALLOWED"),
+        ),
+        (openai(max_tokens=9999), 429, ("rate_limit_error", "max_tokens", "OUTPUT_LIMIT")),
+    ],
+)
+def test_an_openai_caller_is_refused_in_openais_shape(
+    request_: Any, http: int, error: tuple[str, str, str]
+) -> None:
+    response = answer(request_)
+
+    body = json.loads(response.denied_response.body)["error"]
+    assert response.denied_response.status.code == http
+    assert (body["type"], body["param"], body["code"]) == error
+    assert headers(response)["content-type"] == "application/json"
+    assert headers(response)["x-should-retry"] == "false"
+
+
+def test_an_openai_callers_wrong_key_is_a_401() -> None:
+    request = openai()
+    request.attributes.request.http.headers["authorization"] = "Bearer wrong"
+
+    response = answer(request)
+
+    assert response.denied_response.status.code == 401
+    assert json.loads(response.denied_response.body)["error"]["code"] == "UNKNOWN_IDENTITY"
+
+
+def test_an_openai_caller_hears_when_to_come_back() -> None:
+    response = answer(openai(), Mesh(*_without_endpoints()))
+
+    assert response.denied_response.status.code == 503
+    assert headers(response)["retry-after"] == "1"
+
+
+def test_an_openai_method_over_grpc_is_refused_as_grpc() -> None:
+    request = check_request(b"")
+    request.attributes.request.http.path = CREATE
+
+    assert headers(answer(request))["grpc-status"] == "3"
+
+
+def test_a_refusal_takes_no_slot_and_can_be_explained() -> None:
+    shared = mesh()
+    answer(check_request(b""), shared)
+
+    decision = shared.requests.find("r1").decision
+    assert decision is not None
+    assert (decision.refusal, decision.queue_wait_s) == (Reason.BODY_INVALID, None)
+    assert shared.requests.running() == 0
+
+
+@pytest.mark.parametrize("timeout", ["0S", "0n"])
+def test_a_deadline_that_has_passed_is_refused(timeout: str) -> None:
+    assert reason(answer(check_request(grpc_timeout=timeout))) == "DEADLINE"
+
+
+@pytest.mark.parametrize("timeout", ["", "5", "S", "-1S", "123456789S", "5s", "٣S"])
+def test_a_deadline_that_grpc_does_not_know_is_refused_by_name(timeout: str) -> None:
+    request = check_request(grpc_timeout=timeout)
+
+    bad = BadRequest()
+    assert rich(answer(request)).details[1].Unpack(bad)
+    assert bad.field_violations[0].field == "grpc-timeout"
+
+
+def test_every_reason_has_a_code() -> None:
+    assert all(0 < grpc_code(each) <= 16 for each in Reason)
+
+
+text = st.text(max_size=30)
+
+
+@given(
+    body=st.one_of(st.binary(max_size=100), st.binary(max_size=100).map(framed)),
+    path=st.one_of(st.sampled_from([CREATE, "/"]), text),
+    listener=st.sampled_from(["mesh", "frontend", ""]),
+    principal=st.one_of(st.just("spiffe://evenflow.local/tenant/acme/web"), text),
+    extra=st.dictionaries(
+        st.sampled_from(["authorization", "grpc-timeout", "x-request-id", "traceparent"]), text
+    ),
+)
+def test_whatever_is_asked_is_let_go_or_refused(
+    *, body: bytes, path: str, listener: str, principal: str, extra: dict[str, str]
+) -> None:
+    request = check_request(body)
+    request.attributes.request.http.path = path
+    request.attributes.context_extensions["listener"] = listener
+    request.attributes.source.principal = principal
+    request.attributes.request.http.headers.update(extra)
+
+    response = answer(request)
+
+    assert (response.status.code == 0) == response.HasField("ok_response")
+    assert (response.status.code != 0) == response.HasField("denied_response")
+
+
+def _without_endpoints() -> tuple[Any, ...]:
+    whole = mesh()
+    known = endpoints(A)
+    known.lost(A)
+    return whole.policy, known, whole.requests, whole.salts

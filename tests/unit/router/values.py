@@ -1,0 +1,140 @@
+"""Values that the router's tests start from; each test says what is different about its own."""
+
+import hashlib
+import struct
+from typing import Any
+
+from envoy.service.auth.v3.external_auth_pb2 import CheckRequest
+
+from evenflow.inference.v1 import inference_service_pb2 as inference_pb
+from services.router.core.admission import TimeLimits
+from services.router.core.demands import Demand, Output, Prompt, WorkloadClass
+from services.router.core.endings import Ended, Usage
+from services.router.core.endpoints import Endpoints, ModelState, Readiness, RuntimeState
+from services.router.core.requests import Decision, Requests
+from services.router.core.tenants import ApiKey, CacheSalts, PolicyView, Tenant, Tenants
+from services.router.inbound.check import Mesh
+
+GENERATE = "/evenflow.inference.v1.InferenceService/Generate"
+A, B = "127.0.0.1:9101", "127.0.0.1:9102"
+WEB = "spiffe://evenflow.local/tenant/acme/web"
+KEY = "ef-acme-secret"
+KEY_SHA256 = hashlib.sha256(KEY.encode()).digest()
+LIMITS = TimeLimits(
+    default_s={
+        WorkloadClass.INTERACTIVE: 60.0,
+        WorkloadClass.BATCH: 600.0,
+        WorkloadClass.HIGH_RISK: 60.0,
+    },
+    longest_s=3600.0,
+)
+
+
+def tenant(**changes: Any) -> Tenant:
+    values: dict[str, Any] = {
+        "id": "acme",
+        "spiffe_ids": ("spiffe://evenflow.local/tenant/acme/*",),
+        "api_keys": (ApiKey(KEY_SHA256, "web"),),
+        "models": frozenset({"small"}),
+        "workload_classes": frozenset({WorkloadClass.INTERACTIVE, WorkloadClass.BATCH}),
+        "default_workload_class": WorkloadClass.INTERACTIVE,
+        "max_context_tokens": 4096,
+        "max_output_tokens": 1024,
+    }
+    return Tenant(**{**values, **changes})
+
+
+def demand(**changes: Any) -> Demand:
+    values: dict[str, Any] = {
+        "model": "small",
+        "workload_class": None,
+        "prompt": Prompt(10, exact=False),
+        "output": Output(100, "sampling.max_output_tokens"),
+    }
+    return Demand(**{**values, **changes})
+
+
+def model(**changes: Any) -> ModelState:
+    values: dict[str, Any] = {
+        "model": "small",
+        "version": "1",
+        "readiness": Readiness.READY,
+        "max_context_tokens": 8192,
+    }
+    return ModelState(**{**values, **changes})
+
+
+def state(*models: ModelState, **changes: Any) -> RuntimeState:
+    values: dict[str, Any] = {"instance_id": "first", "engine": "simulated"}
+    return RuntimeState(**{**values, **changes}, models=models or (model(),))
+
+
+def endpoints(*addresses: str) -> Endpoints:
+    known = Endpoints(addresses)
+    for address in addresses:
+        known.saw(address, state())
+    return known
+
+
+def mesh(*tenants: Tenant, now_s: float = 0.0) -> Mesh:
+    view = PolicyView(stale_after_s=300.0)
+    view.replaced(Tenants("v1", tenants or (tenant(),)), now_s)
+    return Mesh(view, endpoints(A, B), Requests(), CacheSalts(b"0123456789abcdef"))
+
+
+def decision(request_id: str = "r1", **changes: Any) -> Decision:
+    values: dict[str, Any] = {"method": GENERATE, "received_unix_s": 1.0, "tenant": "acme"}
+    return Decision(request_id=request_id, **{**values, **changes})
+
+
+def ended(request_id: str = "r1", **changes: Any) -> Ended:
+    values: dict[str, Any] = {
+        "method": GENERATE,
+        "tenant": "",
+        "began_unix_s": 1.0,
+        "duration_s": 0.5,
+        "first_token_s": 0.1,
+        "endpoint": A,
+        "grpc_code": 0,
+        "reason": "",
+        "usage": Usage(10, 0, 20),
+        "model_version": "1",
+        "engine": "simulated",
+        "attempts": 1,
+    }
+    return Ended(request_id, **{**values, **changes})
+
+
+def framed(message: bytes) -> bytes:
+    return struct.pack(">BI", 0, len(message)) + message
+
+
+def generate(**fields: Any) -> bytes:
+    return framed(
+        inference_pb.GenerateRequest(
+            **{"model": "small", "text": "hello", **fields}
+        ).SerializeToString()
+    )
+
+
+def check_request(body: bytes | None = None, **headers: str) -> CheckRequest:
+    """As Envoy asks on the mesh listener; `on_front_end` turns it into the other one's."""
+    request = CheckRequest()
+    request.attributes.source.principal = WEB
+    request.attributes.context_extensions["listener"] = "mesh"
+    request.attributes.request.time.FromSeconds(1_000)
+    http = request.attributes.request.http
+    http.path = GENERATE
+    http.raw_body = generate() if body is None else body
+    http.headers["x-request-id"] = "r1"
+    for name, value in headers.items():
+        http.headers[name.replace("_", "-")] = value
+    return request
+
+
+def on_front_end(request: CheckRequest, key: str | None = KEY) -> CheckRequest:
+    request.attributes.source.principal = ""
+    request.attributes.context_extensions["listener"] = "frontend"
+    if key is not None:
+        request.attributes.request.http.headers["authorization"] = f"Bearer {key}"
+    return request
