@@ -156,9 +156,7 @@ def _forwarding(config: Config, tls: TlsFiles) -> Forwarding | None:
     return Forwarding(collector, forwarder, metrics)
 
 
-def build_server(
-    tls: TlsFiles, record_servicer: RecordServicer, traces_in: TraceServicer
-) -> Server:
+def build_server(tls: TlsFiles, taken: RecordServicer, received: TraceServicer) -> Server:
     server = grpc_server(
         errors={}, callers=CALLERS, tls=tls, services=[records.SERVICE, spans.SERVICE]
     )
