@@ -1,11 +1,10 @@
 """Writes the router's answer as Envoy takes it: headers for the runtime, or a refusal.
 
-A gRPC caller gets its status in headers, an OpenAI caller OpenAI's error object. Envoy keeps the
-`grpc-status` of a denied response: facts and limits are in docs/envoy.md.
+One refusal does for every caller: gRPC's and gRPC-Web's read their status in its headers, and for
+OpenAI's Envoy makes the error object of them. docs/envoy.md has the contract.
 """
 
 import base64
-import json
 import math
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -16,7 +15,6 @@ from envoy.service.auth.v3.external_auth_pb2 import CheckResponse
 
 from services.chassis.status import Status, rich_status
 from services.router.core.verdicts import Reason, Refused
-from services.router.inbound.asked import Spoken
 
 _Code = grpc.StatusCode
 _CODES: Mapping[Reason, grpc.StatusCode] = {
@@ -33,14 +31,14 @@ _CODES: Mapping[Reason, grpc.StatusCode] = {
     Reason.DRAINING: _Code.UNAVAILABLE,
     Reason.DEADLINE: _Code.DEADLINE_EXCEEDED,
 }
-_HTTP: Mapping[grpc.StatusCode, tuple[int, str]] = {  # and OpenAI's word for the kind of error
-    _Code.INVALID_ARGUMENT: (400, "invalid_request_error"),
-    _Code.UNAUTHENTICATED: (401, "authentication_error"),
-    _Code.PERMISSION_DENIED: (403, "permission_error"),
-    _Code.NOT_FOUND: (404, "invalid_request_error"),
-    _Code.RESOURCE_EXHAUSTED: (429, "rate_limit_error"),
-    _Code.UNAVAILABLE: (503, "server_error"),
-    _Code.DEADLINE_EXCEEDED: (504, "server_error"),
+_HTTP: Mapping[grpc.StatusCode, int] = {
+    _Code.INVALID_ARGUMENT: 400,
+    _Code.UNAUTHENTICATED: 401,
+    _Code.PERMISSION_DENIED: 403,
+    _Code.NOT_FOUND: 404,
+    _Code.RESOURCE_EXHAUSTED: 429,
+    _Code.UNAVAILABLE: 503,
+    _Code.DEADLINE_EXCEEDED: 504,
 }
 _OVERWRITE: int = HeaderValueOption.OVERWRITE_IF_EXISTS_OR_ADD
 _DENIED: int = _Code.PERMISSION_DENIED.value[0]
@@ -54,24 +52,13 @@ def let_go(headers: Iterable[tuple[str, str]]) -> Any:
     return response
 
 
-def refusal(refused: Refused, *, spoken: Spoken, request_id: str) -> Any:
+def refusal(refused: Refused, request_id: str) -> Any:
     code = _CODES[refused.reason]
     response = CheckResponse()
     response.status.code = _DENIED
-    denied = response.denied_response
-    headers = [
-        ("x-evenflow-reason", refused.reason.value),
-        ("x-evenflow-request-id", request_id),
-    ]
-    if spoken is Spoken.OPENAI:
-        http, kind = _HTTP[code]
-        denied.status.code = http
-        denied.body = _error_object(refused, kind)
-        headers += _openai_headers(refused)
-    else:
-        denied.status.code = 200
-        headers += _grpc_headers(refused, code, spoken)
-    _add(denied.headers, headers)
+    response.denied_response.status.code = _HTTP[code]
+    headers = _refusal_headers(refused, code)
+    _add(response.denied_response.headers, (("x-evenflow-request-id", request_id), *headers))
     return response
 
 
@@ -80,27 +67,7 @@ def grpc_code(reason: Reason) -> int:
     return code
 
 
-def _error_object(refused: Refused, kind: str) -> str:
-    error = {
-        "message": refused.message,
-        "type": kind,
-        "param": refused.field,
-        "code": refused.reason.value,
-    }
-    return json.dumps({"error": error})
-
-
-def _openai_headers(refused: Refused) -> Iterable[tuple[str, str]]:
-    yield "content-type", "application/json"
-    if refused.retry_after_s is None:
-        yield "x-should-retry", "false"  # OpenAI's clients retry a 429 otherwise
-    else:
-        yield "retry-after", str(math.ceil(refused.retry_after_s))
-
-
-def _grpc_headers(
-    refused: Refused, code: grpc.StatusCode, spoken: Spoken
-) -> Iterable[tuple[str, str]]:
+def _refusal_headers(refused: Refused, code: grpc.StatusCode) -> Iterable[tuple[str, str]]:
     rich = rich_status(
         Status(code, refused.reason.value),
         refused.message,
@@ -108,11 +75,16 @@ def _grpc_headers(
         retry_after_s=refused.retry_after_s,
     )
     encoded = base64.b64encode(rich.SerializeToString()).decode().rstrip("=")
-    web = "-web+proto" if spoken is Spoken.GRPC_WEB else ""
-    yield "content-type", f"application/grpc{web}"
     yield "grpc-status", str(rich.code)
     yield "grpc-message", _percent_encoded(refused.message)
     yield "grpc-status-details-bin", encoded
+    yield "x-evenflow-reason", refused.reason.value
+    if refused.field is not None:
+        yield "x-evenflow-field", refused.field
+    if refused.retry_after_s is not None:
+        yield "retry-after", str(math.ceil(refused.retry_after_s))
+    elif code is _Code.RESOURCE_EXHAUSTED:
+        yield "x-should-retry", "false"  # OpenAI's clients send a 429 again otherwise
 
 
 def _percent_encoded(message: str) -> str:

@@ -8,14 +8,12 @@ import re
 import uuid
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from enum import Enum
 from typing import Any
 
 from services.router.core.demands import InvalidDemand
 
 _BEARER = "bearer "
 _FRONT_END = "frontend"
-_OPENAI = "/evenflow.openai.v1."
 _LONGEST_ID = 128
 _LONGEST_METHOD = 200  # of any of ours; what is kept with each decision is bounded
 _TIMEOUT = re.compile(r"([0-9]{1,8})([HMSmun])", re.ASCII)
@@ -23,19 +21,10 @@ _SECONDS: Mapping[str, float] = {"H": 3600, "M": 60, "S": 1, "m": 1e-3, "u": 1e-
 _TRACEPARENT = re.compile(r"[0-9a-f]{2}-([0-9a-f]{32})-[0-9a-f]{16}-([0-9a-f]{2})")
 
 
-class Spoken(Enum):
-    """What a caller understands a refusal in."""
-
-    GRPC = "grpc"
-    GRPC_WEB = "grpc-web"
-    OPENAI = "openai"
-
-
 @dataclass(frozen=True, slots=True)
 class Asked:
     request_id: str
     method: str  # "/package.Service/Method"
-    spoken: Spoken
     spiffe_id: str | None  # verified; None on the front end
     api_key: str | None  # None on the mesh listener, and where none was sent
     timeout: str | None  # as the caller wrote it
@@ -64,7 +53,6 @@ def asked(request: Any, traceparent: str | None, known: Callable[[str], bool]) -
     return Asked(
         request_id=_request_id(headers.get("x-request-id", ""), known),
         method=method,
-        spoken=_spoken(headers, openai=front_end and method.startswith(_OPENAI)),
         spiffe_id=None if front_end else attributes.source.principal,
         api_key=_api_key(headers.get("authorization", "")) if front_end else None,
         timeout=headers.get("grpc-timeout"),
@@ -78,12 +66,6 @@ def _request_id(claimed: str, known: Callable[[str], bool]) -> str:
     if claimed and len(claimed) <= _LONGEST_ID and claimed.isascii() and not known(claimed):
         return claimed
     return str(uuid.uuid4())
-
-
-def _spoken(headers: Any, *, openai: bool) -> Spoken:
-    if "x-grpc-web" in headers:
-        return Spoken.GRPC_WEB
-    return Spoken.OPENAI if openai else Spoken.GRPC
 
 
 def _api_key(authorization: str) -> str | None:

@@ -99,7 +99,7 @@ class CheckServicer(AuthorizationServicer):  # type: ignore[misc] # xds-protos h
         verdict = judged.verdict
         if isinstance(verdict, Refused):
             self._mesh.requests.note(decision)
-            return refusal(verdict, spoken=question.spoken, request_id=question.request_id)
+            return refusal(verdict, question.request_id)
         if verdict is None:
             self._mesh.requests.note(decision)
             return let_go(_identity(decision))

@@ -11,7 +11,7 @@ from services.router.core.endings import Code, Cut, Usage, final_code
 from services.router.inbound.log_entries import ended
 from tests.unit.router.values import GENERATE
 
-USAGE = {
+USAGE: dict[str, Any] = {
     "x-evenflow-prompt-tokens": "10",
     "x-evenflow-cached-tokens": "4",
     "x-evenflow-output-tokens": "20",
@@ -114,13 +114,13 @@ def test_the_final_code_is_the_clearest_word_there_is(
 
 @pytest.mark.parametrize("tokens", ["", "-1", "many", "1" * 13])
 def test_usage_that_is_no_count_is_none(tokens: str) -> None:
-    broken = {**USAGE, "x-evenflow-output-tokens": tokens}
+    broken: dict[str, Any] = {**USAGE, "x-evenflow-output-tokens": tokens}
 
     assert ended(entry(grpc_status="0", **broken)).usage is None
 
 
 @given(st.dictionaries(st.sampled_from([*USAGE, "grpc-status"]), st.text(max_size=20)))
-def test_whatever_is_logged_is_read(trailers: dict[str, str]) -> None:
+def test_whatever_is_logged_is_read(trailers: dict[str, Any]) -> None:
     end = ended(entry(**trailers))
 
     assert 0 <= end.grpc_code <= 16
