@@ -32,7 +32,8 @@ def _test(python: Path, arguments: list[str]) -> int:
     command = [str(python), "-m", "pytest", "tests/contract/engines", "--engine", "vllm"]
     command += ["-W", "ignore::DeprecationWarning"]  # torch's and vLLM's, at their own imports
     command += ["-W", "ignore::ResourceWarning"]  # vLLM leaves a zmq context to the collector
-    environ = {**os.environ, **environment(gpu=False, replicas_here=1)}
+    cores = len(os.sched_getaffinity(0))
+    environ = {**os.environ, **environment(gpu=False, replicas_here=1, cores=cores)}
     return subprocess.run([*command, *arguments], cwd=_ROOT, env=environ, check=False).returncode  # noqa: S603 - ours
 
 

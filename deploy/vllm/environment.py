@@ -16,11 +16,11 @@ _CPU = {
 }
 
 
-def environment(*, gpu: bool, replicas_here: int) -> Mapping[str, str]:
-    """What to add to a runtime's environment, with `replicas_here` of them on this machine."""
+def environment(*, gpu: bool, replicas_here: int, cores: int) -> Mapping[str, str]:
+    """What to add to a runtime's environment, with `replicas_here` of them on `cores`."""
     if gpu:
         return _ALWAYS
-    added = {**_ALWAYS, **_CPU}
-    if replicas_here > 1:
-        added["OMP_NUM_THREADS"] = "1"  # with more each, the replicas fight for the cores
-    return added
+    # A thread that has lost its core to somebody else holds up all the others at every step: on 2
+    # busy cores, 2 threads made 2 tokens/s and 1 thread made 53. So one core stays free of them.
+    threads = max(1, (cores - 1) // replicas_here)
+    return {**_ALWAYS, **_CPU, "OMP_NUM_THREADS": str(threads)}

@@ -88,6 +88,8 @@ class VllmEngine:
             return
         started, self._started = self._started, None
         started.tokenizing.shutdown(wait=False, cancel_futures=True)
+        if started.llm.output_handler is not None:
+            started.llm.output_handler.cancel()  # or it reports the end of the child as a failure
         await asyncio.to_thread(started.llm.shutdown, _STOP_PATIENCE_S)
         await asyncio.to_thread(_kill, self._children)
 

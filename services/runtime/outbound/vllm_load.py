@@ -10,16 +10,24 @@ from services.runtime.core.engine import EngineState
 
 
 class PrefixCacheCounts(Protocol):
-    queries: int
-    hits: int
+    @property
+    def queries(self) -> int: ...
+
+    @property
+    def hits(self) -> int: ...
 
 
 class SchedulerCounts(Protocol):
     """The part of vLLM's SchedulerStats that we read; vLLM calls the interface unstable."""
 
-    num_running_reqs: int
-    kv_cache_usage: float
-    prefix_cache_stats: PrefixCacheCounts
+    @property
+    def num_running_reqs(self) -> int: ...
+
+    @property
+    def kv_cache_usage(self) -> float: ...
+
+    @property
+    def prefix_cache_stats(self) -> PrefixCacheCounts: ...
 
 
 class Load:
