@@ -6,6 +6,7 @@ their slots here (core/slots.py), and a slot's prefix is reused within one salt 
 """
 
 import asyncio
+import os
 import tempfile
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -13,8 +14,6 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
-
-import xllamacpp
 
 from services.runtime.core.engine import (
     ContextTooLong,
@@ -29,6 +28,9 @@ from services.runtime.core.slots import Assignment, Slots
 from services.runtime.outbound.llamacpp_http import Completion, Event, call
 from services.runtime.outbound.llamacpp_wire import Steps, completion_body, sampling_fields
 
+# Tokens read in one batch, between which a cancel is noticed. 16 cost about a tenth of the prefill
+# speed that 64 had, and free a slot in a third of the time.
+PREFILL_CHUNK_TOKENS = 16
 _BLOCK_TOKENS = 16  # llama.cpp has no blocks; this is the unit we report in
 
 
@@ -40,9 +42,7 @@ class LlamaCppSettings:
     max_running: int
     max_context_tokens: int
     threads: int
-    # Tokens read in one batch, between which a cancel is noticed. 16 cost about a tenth of the
-    # prefill speed that 64 had, and free a slot in a third of the time.
-    prefill_chunk_tokens: int = 16
+    prefill_chunk_tokens: int = PREFILL_CHUNK_TOKENS
 
 
 @dataclass(slots=True, eq=False)
@@ -72,7 +72,7 @@ class LlamaCppEngine:
         self._failed = False
         self._folder = tempfile.TemporaryDirectory(prefix="evenflow-llamacpp-")  # 0700
         self._socket = Path(self._folder.name) / "server.sock"
-        self._server: list[xllamacpp.Server] = []
+        self._server: list[object] = []
         self._jobs = ThreadPoolExecutor(settings.max_running, "llamacpp-job")
         self._calls = ThreadPoolExecutor(2, "llamacpp-call")
 
@@ -154,7 +154,8 @@ class LlamaCppEngine:
         sampling_fields(job.sampling)  # refuses a schema before the job waits
 
     async def _turn(self, job: Job) -> Assignment:
-        turn = self._turns[job.request_id] = asyncio.get_running_loop().create_future()
+        turn: asyncio.Future[Assignment] = asyncio.get_running_loop().create_future()
+        self._turns[job.request_id] = turn
         self._slots.queue(job)
         self._assign()
         try:
@@ -177,11 +178,11 @@ class LlamaCppEngine:
         stream = _Stream(asyncio.Queue(), tokens=len(assignment.job.prompt))
         self._running[assignment.slot] = stream
         self._query_tokens += len(assignment.job.prompt)
-        stream.completion = Completion(
-            self._socket,
-            completion_body(assignment),
-            partial(loop.call_soon_threadsafe, stream.events.put_nowait),
-        )
+
+        def on_event(event: Event) -> None:
+            loop.call_soon_threadsafe(stream.events.put_nowait, event)
+
+        stream.completion = Completion(self._socket, completion_body(assignment), on_event)
         ended = loop.run_in_executor(self._jobs, stream.completion.run)
         ended.add_done_callback(partial(self._ended, assignment.slot, stream))
         return stream
@@ -213,7 +214,12 @@ class LlamaCppEngine:
         return await loop.run_in_executor(self._calls, call, self._socket, method, target, body)
 
 
-def _server(settings: LlamaCppSettings, socket: Path) -> xllamacpp.Server:
+def _server(settings: LlamaCppSettings, socket: Path) -> object:
+    # OpenMP reads this once, when llama.cpp loads it. Threads that spin while they wait for each
+    # other take ten times as long as soon as anything else wants their cores.
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+    import xllamacpp  # noqa: PLC0415 - not before the line above
+
     params = xllamacpp.CommonParams()
     params.model.path = str(settings.gguf)
     params.hostnames = [str(socket)]

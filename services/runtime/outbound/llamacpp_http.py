@@ -5,6 +5,7 @@ import json
 import socket
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +32,9 @@ def call(path: Path, method: str, target: str, body: Mapping[str, Any] | None = 
 class Completion:
     """One streamed completion. `run` blocks a thread; `cancel` may be called from any other."""
 
-    def __init__(self, path: Path, body: Mapping[str, Any], on_event: Callable[[Event], None]):
+    def __init__(
+        self, path: Path, body: Mapping[str, Any], on_event: Callable[[Event], None]
+    ) -> None:
         self._path = path
         self._body = body
         self._on_event = on_event
@@ -102,10 +105,8 @@ class _UnixConnection(http.client.HTTPConnection):
         self._open = self.sock  # http.client forgets it once the response owns it
 
     def break_off(self) -> None:
-        try:
+        with suppress(OSError):  # it has ended meanwhile
             self._open.shutdown(socket.SHUT_RDWR)
-        except OSError:
-            pass  # it has ended meanwhile
 
 
 def _ask(

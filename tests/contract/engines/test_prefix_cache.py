@@ -28,7 +28,8 @@ def test_a_longer_prompt_reuses_what_it_begins_with(engine: Engine, run: Run) ->
         await answer(engine, job(prompt[:300], cache_salt="grower"))
         return (await answer(engine, job(prompt, cache_salt="grower"))).cached_prompt_tokens
 
-    assert 200 < run(scenario()) <= 300
+    # An engine may keep its own answer too, and the prompt may happen to go on like it.
+    assert 200 < run(scenario()) < PROMPT_TOKENS
 
 
 def test_another_salt_reuses_nothing(engine: Engine, run: Run) -> None:

@@ -1,0 +1,78 @@
+"""evenflow.openai.v1 on the runtime: the same stages as Generate, in OpenAI's words."""
+
+from collections.abc import AsyncIterator, Callable
+from contextlib import aclosing
+
+import grpc
+
+from evenflow.openai.v1 import chat_service_pb2 as pb
+from evenflow.openai.v1.chat_service_pb2_grpc import ChatServiceServicer
+from services.chassis.status import Status
+from services.runtime.core.engine import EngineFailed
+from services.runtime.inbound.chat_answers import (
+    Heading,
+    chunk,
+    completion,
+    error_chunk,
+    usage_chunk,
+)
+from services.runtime.inbound.chat_requests import demand, field_names
+from services.runtime.inbound.owners import Owner
+from services.runtime.inbound.refusals import ERRORS, fields_named
+from services.runtime.inbound.serving import Serving
+
+SERVICE = "evenflow.openai.v1.ChatService"
+CALLERS = {f"/{SERVICE}/": frozenset({"gateway"})}
+
+# What may end a stream after its first token
+_BROKEN = {
+    EngineFailed: ERRORS[EngineFailed],
+    TimeoutError: Status(grpc.StatusCode.DEADLINE_EXCEEDED, "DEADLINE"),
+}
+
+
+class ChatServicer(ChatServiceServicer):
+    """`now_unix_s`: the wall clock, for `created`."""
+
+    def __init__(self, serving: Serving, *, now_unix_s: Callable[[], float]) -> None:
+        self._serving = serving
+        self._now_unix_s = now_unix_s
+
+    async def CreateChatCompletion(  # noqa: N802 - the name is the proto's
+        self, request: pb.CreateChatCompletionRequest, context: grpc.aio.ServicerContext
+    ) -> pb.CreateChatCompletionResponse:
+        chat = request.completion
+        with fields_named(context, field_names(chat)):
+            report = self._serving.report(Owner.of(context))
+            heading = self._heading(report.owner)
+            written = []
+            async with aclosing(self._serving.run(demand(chat), report, context)) as steps:
+                async for step in steps:
+                    if report.is_first(step):
+                        # Envoy hedges and retries until it sees these, so not a token later
+                        await context.send_initial_metadata(())
+                    written.append(step)
+            reason = written[-1].finish_reason
+            assert reason is not None, "an engine's last step has one"
+            return completion(heading, written, reason, report)
+
+    async def StreamChatCompletion(  # noqa: N802 - the name is the proto's
+        self, request: pb.StreamChatCompletionRequest, context: grpc.aio.ServicerContext
+    ) -> AsyncIterator[pb.StreamChatCompletionResponse]:
+        chat = request.completion
+        with fields_named(context, field_names(chat)):
+            report = self._serving.report(Owner.of(context))
+            heading = self._heading(report.owner)
+            try:
+                async with aclosing(self._serving.run(demand(chat), report, context)) as steps:
+                    async for step in steps:
+                        yield chunk(heading, step, first=report.is_first(step))
+            except tuple(_BROKEN) as error:
+                if report.has_begun:
+                    yield error_chunk(heading, error, _BROKEN[type(error)])
+                raise
+            if chat.stream_options.include_usage:
+                yield usage_chunk(heading, report)
+
+    def _heading(self, owner: Owner) -> Heading:
+        return Heading.of(owner, self._serving.engine, now_unix_s=self._now_unix_s())

@@ -1,0 +1,148 @@
+"""evenflow.inference.v1 on the runtime: decode, run, encode."""
+
+from collections.abc import AsyncIterator
+from contextlib import aclosing
+from typing import TypeVar
+
+import grpc
+
+from evenflow.inference.v1 import inference_service_pb2 as pb
+from evenflow.inference.v1.inference_service_pb2_grpc import InferenceServiceServicer
+from services.runtime.core.demands import Chat, Demand, Prompt, Text, Tokens
+from services.runtime.core.engine import FinishReason, InvalidInput, Message, Step
+from services.runtime.core.sampling import InvalidSampling, Sampling
+from services.runtime.inbound.owners import Owner
+from services.runtime.inbound.refusals import fields_named
+from services.runtime.inbound.reports import Report
+from services.runtime.inbound.serving import Serving
+
+T = TypeVar("T")
+
+SERVICE = "evenflow.inference.v1.InferenceService"
+CALLERS = {
+    f"/{SERVICE}/{method}": frozenset({"gateway"})
+    for method in ("Generate", "Tokenize", "CountTokens")
+}
+
+_ROLES = {pb.ROLE_SYSTEM: "system", pb.ROLE_USER: "user", pb.ROLE_ASSISTANT: "assistant"}
+_REASONS = {
+    FinishReason.STOP: pb.FINISH_REASON_STOP,
+    FinishReason.LENGTH: pb.FINISH_REASON_LENGTH,
+}
+_SAMPLING = ("temperature", "top_p", "top_k", "seed", "logprobs", "json_schema")
+_FIELDS = {
+    name: f"sampling.{name}" for name in (*_SAMPLING, "stop", "ignore_eos", "max_output_tokens")
+}
+_PROMPTS = {"chat": "chat", "text": "text", "tokens": "tokens.ids"}
+
+
+class GenerationServicer(InferenceServiceServicer):
+    def __init__(self, serving: Serving) -> None:
+        self._serving = serving
+
+    async def Generate(  # noqa: N802 - the name is the proto's
+        self, request: pb.GenerateRequest, context: grpc.aio.ServicerContext
+    ) -> AsyncIterator[pb.GenerateResponse]:
+        names = {**_FIELDS, "prompt": _PROMPTS.get(request.WhichOneof("input") or "", "input")}
+        with fields_named(context, names):
+            report = self._serving.report(Owner.of(context))
+            async with aclosing(self._serving.run(_demand(request), report, context)) as steps:
+                async for step in steps:
+                    if report.is_first(step):
+                        yield pb.GenerateResponse(started=self._started(report.owner))
+                    yield pb.GenerateResponse(delta=_delta(step))
+                    if step.finish_reason is not None:
+                        yield pb.GenerateResponse(finished=_finished(step.finish_reason, report))
+
+    async def Tokenize(  # noqa: N802 - the name is the proto's
+        self, request: pb.TokenizeRequest, context: grpc.aio.ServicerContext
+    ) -> pb.TokenizeResponse:
+        with fields_named(context, {}):
+            Owner.of(context)
+            ids = await self._serving.encode(request.model, _prompt(request), context)
+            return pb.TokenizeResponse(ids=ids)
+
+    async def CountTokens(  # noqa: N802 - the name is the proto's
+        self, request: pb.CountTokensRequest, context: grpc.aio.ServicerContext
+    ) -> pb.CountTokensResponse:
+        with fields_named(context, {}):
+            Owner.of(context)
+            ids = await self._serving.encode(request.model, _prompt(request), context)
+            return pb.CountTokensResponse(tokens=len(ids))
+
+    def _started(self, owner: Owner) -> pb.Started:
+        engine = self._serving.engine
+        return pb.Started(
+            request_id=owner.request_id,
+            model=engine.model,
+            model_version=engine.version,
+            endpoint=self._serving.endpoint,
+            engine=engine.name,
+        )
+
+
+def _demand(request: pb.GenerateRequest) -> Demand:
+    asked = request.sampling
+    given = {field.name: value for field, value in asked.ListFields() if field.name in _SAMPLING}
+    sampling = Sampling(stop=tuple(asked.stop), ignore_eos=asked.ignore_eos, **given)
+    most = asked.max_output_tokens if asked.HasField("max_output_tokens") else None
+    if most is not None and most < 1:
+        raise InvalidSampling("max_output_tokens", f"must be at least 1, got {most}")
+    return Demand(request.model, _prompt(request), sampling, most)
+
+
+def _prompt(request: pb.GenerateRequest | pb.TokenizeRequest | pb.CountTokensRequest) -> Prompt:
+    kind = request.WhichOneof("input")
+    if kind == "chat":
+        return Chat(_messages(request.chat))
+    if kind == "text":
+        return Text(_not_empty(request.text, "text"))
+    if kind == "tokens" and isinstance(request, pb.GenerateRequest):
+        return Tokens(_not_empty(tuple(request.tokens.ids), "tokens.ids"))
+    raise InvalidInput("input", "exactly one kind of prompt is required, got none")
+
+
+def _messages(chat: pb.ChatInput) -> tuple[Message, ...]:
+    messages = []
+    for at, message in enumerate(_not_empty(chat.messages, "chat.messages")):
+        if message.role not in _ROLES:
+            raise InvalidInput(f"chat.messages[{at}].role", "must be system, user or assistant")
+        messages.append(Message(_ROLES[message.role], message.content))
+    return tuple(messages)
+
+
+def _not_empty(value: T, field: str) -> T:
+    if not value:
+        raise InvalidInput(field, "must not be empty")
+    return value
+
+
+def _delta(step: Step) -> pb.Delta:
+    if not step.logprobs:
+        return pb.Delta(text=step.text, tokens=step.tokens)
+    return pb.Delta(
+        text=step.text,
+        tokens=step.tokens,
+        logprobs=[
+            pb.TokenLogprob(
+                token=each.token,
+                logprob=each.logprob,
+                alternatives=[
+                    pb.TokenLogprob.Alternative(token=token, logprob=logprob)
+                    for token, logprob in each.alternatives
+                ],
+            )
+            for each in step.logprobs
+        ],
+    )
+
+
+def _finished(reason: FinishReason, report: Report) -> pb.Finished:
+    return pb.Finished(
+        reason=_REASONS[reason],
+        usage=pb.Usage(
+            prompt_tokens=report.prompt_tokens,
+            cached_prompt_tokens=report.cached_tokens,
+            output_tokens=report.output_tokens,
+        ),
+    )

@@ -1,0 +1,80 @@
+"""What a request took, told once when it ends: in its trailers, its span and its log line."""
+
+import grpc
+from opentelemetry import trace
+
+from services.chassis.logs import add_facts
+from services.runtime.core.engine import Engine, Step
+from services.runtime.inbound.owners import Owner
+
+
+class Report:
+    """Counts one request. Attribute names: OpenTelemetry's GenAI semantic conventions."""
+
+    def __init__(self, engine: Engine, owner: Owner) -> None:
+        self.owner = owner
+        self.operation = "chat"
+        self.prompt_tokens = 0
+        self.cached_tokens = 0
+        self.output_tokens = 0
+        self._engine = engine
+        self._first: Step | None = None
+        self._finish_reason = ""
+
+    @property
+    def has_begun(self) -> bool:
+        """Whether a token was made."""
+        return self._first is not None
+
+    def is_first(self, step: Step) -> bool:
+        return step is self._first
+
+    def add(self, step: Step) -> None:
+        self._first = self._first or step
+        self.output_tokens += step.tokens
+        self.cached_tokens = step.cached_prompt_tokens
+        if step.finish_reason is not None:
+            self._finish_reason = step.finish_reason.value
+
+    def end(self, context: grpc.aio.ServicerContext) -> None:
+        context.set_trailing_metadata(self._trailers())
+        self._describe(trace.get_current_span())
+        add_facts(
+            request_id=self.owner.request_id,
+            tenant=self.owner.tenant,
+            workload_class=self.owner.workload_class,
+            model=self._engine.model,
+            prompt_tokens=self.prompt_tokens,
+            cached_tokens=self.cached_tokens,
+            output_tokens=self.output_tokens,
+        )
+
+    def _trailers(self) -> tuple[tuple[str, str], ...]:
+        return (
+            ("x-evenflow-prompt-tokens", str(self.prompt_tokens)),
+            ("x-evenflow-cached-tokens", str(self.cached_tokens)),
+            ("x-evenflow-output-tokens", str(self.output_tokens)),
+            ("x-evenflow-model-version", self._engine.version),
+            ("x-evenflow-engine", self._engine.name),
+        )
+
+    def _describe(self, span: trace.Span) -> None:
+        span.update_name(f"{self.operation} {self._engine.model}")
+        span.set_attributes(
+            {
+                "gen_ai.operation.name": self.operation,
+                "gen_ai.request.model": self._engine.model,
+                "gen_ai.response.model": self._engine.model,
+                "gen_ai.usage.input_tokens": self.prompt_tokens,
+                "gen_ai.usage.output_tokens": self.output_tokens,
+                "evenflow.tenant": self.owner.tenant,
+                "evenflow.workload": self.owner.workload,
+                "evenflow.workload_class": self.owner.workload_class,
+                "evenflow.request_id": self.owner.request_id,
+                "evenflow.cached_tokens": self.cached_tokens,
+                "evenflow.model_version": self._engine.version,
+                "evenflow.engine": self._engine.name,
+            }
+        )
+        if self._finish_reason:
+            span.set_attribute("gen_ai.response.finish_reasons", [self._finish_reason])

@@ -1,0 +1,147 @@
+"""The stages of every generation, whatever API it came by: refuse, tokenize, limit, run, report.
+
+A servicer decodes its request into a Demand, encodes the steps that come out, and does no more.
+"""
+
+import asyncio
+import itertools
+import math
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import aclosing
+
+import grpc
+from opentelemetry import trace
+
+from services.chassis.deadline import Deadline
+from services.runtime.core.demands import Chat, Demand, Prompt, Text
+from services.runtime.core.engine import Engine, Job, Step
+from services.runtime.core.limits import output_tokens
+from services.runtime.inbound.owners import Owner
+from services.runtime.inbound.refusals import Draining, ModelNotFound, NotReady
+from services.runtime.inbound.reports import Report
+
+END_EARLY_S = 0.05  # before the caller's deadline: later, Envoy's timer resets the stream first
+
+_tracer = trace.get_tracer("evenflow.runtime")
+_arms = itertools.count()
+
+
+class Serving:
+    """One engine, and whether it takes requests. `endpoint`: host:port to show to callers."""
+
+    def __init__(self, engine: Engine, *, endpoint: str) -> None:
+        self.engine = engine
+        self.endpoint = endpoint
+        self.ready = False
+        self.draining = False
+        self._active = 0
+        self._idle = asyncio.Event()
+        self._idle.set()
+
+    @property
+    def active(self) -> int:
+        return self._active
+
+    async def wait_until_idle(self) -> None:
+        await self._idle.wait()
+
+    def report(self, owner: Owner) -> Report:
+        return Report(self.engine, owner)
+
+    async def encode(
+        self, model: str, prompt: Prompt, context: grpc.aio.ServicerContext
+    ) -> Sequence[int]:
+        """For callers who want tokens only. Raises what a generation would."""
+        self._check(model)
+        async with _until(Deadline.of(context)):
+            return await self._encoded(prompt)
+
+    async def run(
+        self, demand: Demand, report: Report, context: grpc.aio.ServicerContext
+    ) -> AsyncGenerator[Step, None]:
+        """The engine's steps. Closing it frees the engine; trailers are set however it ends.
+
+        Raises what refusals.ERRORS lists, and TimeoutError shortly before the deadline.
+        """
+        report.operation = _operation(demand.prompt)
+        self._enter()
+        try:
+            self._check(demand.model)
+            deadline = Deadline.of(context)
+            async with _until(deadline):
+                prompt = await self._encoded(demand.prompt)
+            report.prompt_tokens = len(prompt)
+            job = self._job(demand, report.owner, prompt)
+            async with aclosing(self._steps(job, deadline, report)) as steps:
+                async for step in steps:
+                    yield step
+        finally:
+            self._leave()
+            report.end(context)
+
+    async def _steps(
+        self, job: Job, deadline: Deadline, report: Report
+    ) -> AsyncGenerator[Step, None]:
+        span = _tracer.start_span("evenflow.engine.generate")
+        try:
+            async with aclosing(self.engine.generate(job)) as steps:
+                while True:
+                    async with _until(deadline):
+                        step = await anext(steps)
+                    if not report.has_begun:
+                        span.add_event("gen_ai.first_token")
+                    report.add(step)
+                    yield step
+                    if step.finish_reason is not None:
+                        return
+        finally:
+            span.end()
+
+    def _job(self, demand: Demand, owner: Owner, prompt: Sequence[int]) -> Job:
+        return Job(
+            # An arm of a hedge or a retry has the same id, and may come to the same engine.
+            request_id=f"{owner.request_id}-{next(_arms)}",
+            prompt=prompt,
+            max_output_tokens=output_tokens(
+                demand.max_output_tokens,
+                prompt_tokens=len(prompt),
+                max_context_tokens=self.engine.max_context_tokens,
+                tenant=owner.limits,
+            ),
+            sampling=demand.sampling,
+            priority=owner.priority,
+            cache_salt=owner.cache_salt,
+        )
+
+    def _check(self, model: str) -> None:
+        if self.draining:
+            raise Draining("this runtime takes no new requests")
+        if model != self.engine.model:
+            raise ModelNotFound(f"this runtime serves {self.engine.model}, got {model[:100]!a}")
+        if not self.ready:
+            raise NotReady("the model is still being read")
+
+    async def _encoded(self, prompt: Prompt) -> Sequence[int]:
+        if isinstance(prompt, Chat):
+            return await self.engine.encode_chat(prompt.messages)
+        if isinstance(prompt, Text):
+            return await self.engine.encode_text(prompt.text)
+        return prompt.ids
+
+    def _enter(self) -> None:
+        self._active += 1
+        self._idle.clear()
+
+    def _leave(self) -> None:
+        self._active -= 1
+        if self._active == 0:
+            self._idle.set()
+
+
+def _operation(prompt: Prompt) -> str:
+    return "chat" if isinstance(prompt, Chat) else "text_completion"
+
+
+def _until(deadline: Deadline) -> asyncio.Timeout:
+    """TimeoutError a little before the deadline."""
+    return asyncio.timeout_at(None if math.isinf(deadline.at_s) else deadline.at_s - END_EARLY_S)

@@ -1,0 +1,103 @@
+"""evenflow.runtime.v1: tells routers how this runtime does, and empties it when asked."""
+
+import asyncio
+import uuid
+from collections.abc import AsyncIterator
+
+import grpc
+
+from evenflow.runtime.v1 import runtime_service_pb2 as pb
+from evenflow.runtime.v1.runtime_service_pb2_grpc import RuntimeServiceServicer
+from services.chassis.deadline import Deadline
+from services.runtime.inbound.serving import Serving
+
+SERVICE = "evenflow.runtime.v1.RuntimeService"
+CALLERS = {
+    f"/{SERVICE}/WatchState": frozenset({"router"}),
+    f"/{SERVICE}/Drain": frozenset({"router", "operator"}),
+}
+
+_LOOK_EVERY_S = 0.02  # no change is told more often
+_SAY_EVERY_S = 0.5  # silence means a fault
+_LOOKS_PER_SAY = round(_SAY_EVERY_S / _LOOK_EVERY_S)
+
+
+class StateServicer(RuntimeServiceServicer):
+    def __init__(self, serving: Serving) -> None:
+        self._serving = serving
+        self._instance_id = uuid.uuid4().hex
+        self._stopping = asyncio.Event()
+
+    def stop(self) -> None:
+        """Ends every stream, so that routers know at once."""
+        self._stopping.set()
+
+    async def WatchState(  # noqa: N802 - the name is the proto's
+        self, request: pb.WatchStateRequest, context: grpc.aio.ServicerContext
+    ) -> AsyncIterator[pb.WatchStateResponse]:
+        said: tuple[object, ...] = ()
+        silent = 0
+        while not self._stopping.is_set():
+            state = self.state()
+            matters = _what_matters(state)
+            silent += 1
+            if matters != said or silent >= _LOOKS_PER_SAY:
+                said, silent = matters, 0
+                yield state
+            await asyncio.sleep(_LOOK_EVERY_S)
+
+    async def Drain(  # noqa: N802 - the name is the proto's
+        self, request: pb.DrainRequest, context: grpc.aio.ServicerContext
+    ) -> pb.DrainResponse:
+        self._serving.draining = True
+        grace_s = request.grace.ToTimedelta().total_seconds() if request.HasField("grace") else None
+        try:
+            async with asyncio.timeout(grace_s), asyncio.timeout(_left_s(context)):
+                await self._serving.wait_until_idle()
+        except TimeoutError:
+            pass  # the answer says how many still run
+        return pb.DrainResponse(still_running=self._serving.active)
+
+    def state(self) -> pb.WatchStateResponse:
+        serving = self._serving
+        engine = serving.engine
+        now = engine.state()
+        return pb.WatchStateResponse(
+            instance_id=self._instance_id,
+            engine=engine.name,
+            models=[
+                pb.ModelState(
+                    model=engine.model,
+                    version=engine.version,
+                    readiness=_readiness(ready=serving.ready, failed=now.failed),
+                    max_context_tokens=engine.max_context_tokens,
+                )
+            ],
+            draining=serving.draining,
+            running=now.running,
+            waiting=now.waiting,
+            kv_blocks_free=now.kv_blocks_free,
+            kv_blocks_total=now.kv_blocks_total,
+            kv_block_tokens=now.kv_block_tokens,
+            prefix_cache_query_tokens=now.prefix_cache_query_tokens,
+            prefix_cache_hit_tokens=now.prefix_cache_hit_tokens,
+            max_running=now.max_running,
+            output_tokens=now.output_tokens,
+        )
+
+
+def _readiness(*, ready: bool, failed: bool) -> pb.Readiness.ValueType:
+    if failed:
+        return pb.READINESS_FAILED
+    return pb.READINESS_READY if ready else pb.READINESS_LOADING
+
+
+def _what_matters(state: pb.WatchStateResponse) -> tuple[object, ...]:
+    return state.models[0].readiness, state.draining, state.running, state.waiting
+
+
+def _left_s(context: grpc.aio.ServicerContext) -> float | None:
+    """Answers in time even without a grace. None without a deadline."""
+    if context.time_remaining() is None:
+        return None
+    return max(0.0, Deadline.of(context).remaining_s() - _LOOK_EVERY_S)

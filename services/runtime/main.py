@@ -1,0 +1,110 @@
+"""Composition root: the only module that knows every part of the runtime."""
+
+import asyncio
+import os
+import sys
+from datetime import UTC, datetime
+
+import structlog
+
+from evenflow.inference.v1.inference_service_pb2_grpc import (
+    add_InferenceServiceServicer_to_server,
+)
+from evenflow.openai.v1.chat_service_pb2_grpc import add_ChatServiceServicer_to_server
+from evenflow.runtime.v1.runtime_service_pb2_grpc import add_RuntimeServiceServicer_to_server
+from services.chassis import lifecycle, logs, traces
+from services.chassis.environ import EX_CONFIG, InvalidConfig
+from services.chassis.identity import TlsFiles
+from services.chassis.server import CannotListen, Server, grpc_server
+from services.runtime import engines
+from services.runtime.config import Config
+from services.runtime.core.engine import Engine, EngineFailed
+from services.runtime.inbound import chat, generation, state
+from services.runtime.inbound.refusals import ERRORS
+from services.runtime.inbound.serving import Serving
+
+_STOP_S = 0.5  # for what is left when every request has ended
+
+_log = structlog.get_logger(__name__)
+
+
+def main() -> int:
+    try:
+        config = Config.from_environ(os.environ)
+        engine = engines.build(config, os.environ)
+    except InvalidConfig as error:
+        print(error, file=sys.stderr)
+        return EX_CONFIG
+    logs.configure("runtime")
+    try:
+        lifecycle.run(serve(config, engine))
+    except (CannotListen, EngineFailed) as error:
+        print(error, file=sys.stderr)
+        return 1
+    return 0
+
+
+async def serve(config: Config, engine: Engine) -> None:
+    """Until SIGTERM or SIGINT. Routers see LOADING until the engine answers."""
+    tls = TlsFiles.in_folder(config.tls)
+    otlp = config.otlp.text if config.otlp else None
+    tracing = traces.start("runtime", otlp_address=otlp, tls=tls, sample_share=config.trace_share)
+    serving = Serving(engine, endpoint=str(config.advertise or config.listen))
+    states = state.StateServicer(serving)
+    server = build_server(serving, states, tls)
+    server.listen(config.listen, tls)
+    await server.grpc.start()
+    _log.info("runtime.loading", engine=engine.name, model=engine.model, version=engine.version)
+    try:
+        if await _started(engine):
+            serving.ready = True
+            await server.set_serving()
+            _log.info("server.ready", listen=str(config.listen))
+            await lifecycle.stop_signal()
+    finally:
+        await _stop(server, serving, states, drain_s=config.drain_s)
+        await engine.close()
+        await asyncio.to_thread(tracing.stop)
+
+
+def build_server(serving: Serving, states: state.StateServicer, tls: TlsFiles) -> Server:
+    server = grpc_server(
+        errors=ERRORS,
+        callers={**generation.CALLERS, **chat.CALLERS, **state.CALLERS},
+        tls=tls,
+        services=[generation.SERVICE, chat.SERVICE, state.SERVICE],
+    )
+    add_InferenceServiceServicer_to_server(generation.GenerationServicer(serving), server.grpc)
+    add_ChatServiceServicer_to_server(
+        chat.ChatServicer(serving, now_unix_s=lambda: datetime.now(UTC).timestamp()), server.grpc
+    )
+    add_RuntimeServiceServicer_to_server(states, server.grpc)
+    return server
+
+
+async def _started(engine: Engine) -> bool:
+    """False when told to stop meanwhile."""
+    async with asyncio.TaskGroup() as tasks:
+        starting = tasks.create_task(engine.start())
+        stopping = tasks.create_task(lifecycle.stop_signal())
+        await asyncio.wait((starting, stopping), return_when=asyncio.FIRST_COMPLETED)
+        starting.cancel()
+        stopping.cancel()
+    return not starting.cancelled()
+
+
+async def _stop(
+    server: Server, serving: Serving, states: state.StateServicer, *, drain_s: float
+) -> None:
+    """Routers hear of it first; then requests may end; then streams of state do."""
+    _log.info("server.draining", drain_s=drain_s, active=serving.active)
+    serving.draining = True
+    await server.set_not_serving()
+    try:
+        async with asyncio.timeout(drain_s):
+            await serving.wait_until_idle()
+    except TimeoutError:
+        _log.warning("server.cut_off", active=serving.active)
+    states.stop()
+    await server.grpc.stop(_STOP_S)
+    _log.info("server.stopped")
