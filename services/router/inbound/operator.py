@@ -84,7 +84,7 @@ class OperatorServicer(RouterServiceServicer):
             address=endpoint.address,
             reachable=endpoint.reachable,
             ready=endpoint.ready,
-            state=_state(endpoint.state) if endpoint.state else None,
+            state=runtime_message(endpoint.state) if endpoint.state else None,
             in_flight=load.requests,
             in_flight_tokens=load.tokens,
         )
@@ -138,7 +138,7 @@ def _outcome(ended: Ended) -> pb.ExplainResponse.Outcome:
     return outcome
 
 
-def _state(state: RuntimeState) -> runtime_pb.WatchStateResponse:
+def runtime_message(state: RuntimeState) -> runtime_pb.WatchStateResponse:
     return runtime_pb.WatchStateResponse(
         instance_id=state.instance_id,
         engine=state.engine,

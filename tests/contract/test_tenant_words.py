@@ -1,0 +1,135 @@
+"""What every Policy must do for the router. The fake and the gRPC adapter pass the same tests."""
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from pathlib import Path
+from typing import Protocol
+
+import grpc
+import pytest
+
+from evenflow.policy.v1 import tenant_service_pb2 as pb
+from evenflow.policy.v1 import tenant_service_pb2_grpc as pb_grpc
+from services.chassis.identity import server_credentials
+from services.router.classes import NUMBERS
+from services.router.core.tenants import PolicyView, Tenant
+from services.router.outbound.policy import GrpcPolicy, Policy, PolicyFollower, PolicyWord
+from tests.fakes.tenant_words import FakePolicy
+from tests.identities import Identities
+from tests.unit.router.values import WEB, tenant
+
+PATIENCE_S = 10.0
+
+
+class Servicer(pb_grpc.TenantServiceServicer):
+    """Puts a FakePolicy behind a real socket."""
+
+    def __init__(self, policy: FakePolicy) -> None:
+        self._policy = policy
+
+    async def WatchTenants(  # noqa: N802 - the name is the proto's
+        self, request: pb.WatchTenantsRequest, context: grpc.aio.ServicerContext
+    ) -> AsyncIterator[pb.WatchTenantsResponse]:
+        async for word in self._policy.words():
+            tenants = [_encoded(each) for each in word.tenants or ()]
+            yield pb.WatchTenantsResponse(version=word.version, tenants=tenants)
+
+
+def _encoded(each: Tenant) -> pb.Tenant:
+    return pb.Tenant(
+        id=each.id,
+        spiffe_ids=each.spiffe_ids,
+        api_keys=[pb.ApiKey(sha256=key.sha256, workload=key.workload) for key in each.api_keys],
+        models=each.models,
+        workload_classes=[NUMBERS[known] for known in each.workload_classes],
+        default_workload_class=NUMBERS[each.default_workload_class],
+        max_context_tokens=each.max_context_tokens,
+        max_output_tokens=each.max_output_tokens,
+    )
+
+
+class Connect(Protocol):
+    def __call__(self, policy: FakePolicy) -> AbstractAsyncContextManager[Policy]: ...
+
+
+@pytest.fixture(scope="module")
+def identities(tmp_path_factory: pytest.TempPathFactory) -> Identities:
+    folder: Path = tmp_path_factory.mktemp("certificates")
+    return Identities(folder)
+
+
+@pytest.fixture(params=["fake", "grpc"])
+def connect(request: pytest.FixtureRequest, identities: Identities) -> Connect:
+    @asynccontextmanager
+    async def in_memory(policy: FakePolicy) -> AsyncIterator[Policy]:
+        yield policy
+
+    @asynccontextmanager
+    async def over_grpc(policy: FakePolicy) -> AsyncIterator[Policy]:
+        server = grpc.aio.server()
+        pb_grpc.add_TenantServiceServicer_to_server(Servicer(policy), server)
+        port = server.add_secure_port(
+            "127.0.0.1:0", server_credentials(identities.service("policy"))
+        )
+        await server.start()
+        yield GrpcPolicy(f"127.0.0.1:{port}", identities.service("router"))
+        await server.stop(None)
+
+    return in_memory if request.param == "fake" else over_grpc
+
+
+def followed(connect: Connect, words: Sequence[PolicyWord]) -> PolicyView:
+    """The router's view after these words and the stream's end, at one second a word."""
+    view = PolicyView(stale_after_s=300.0)
+    at_s = iter(range(100))
+
+    async def scenario() -> None:
+        policy = FakePolicy(*words)
+        policy.stop()
+        async with connect(policy) as connected, asyncio.timeout(PATIENCE_S):
+            await PolicyFollower(view, lambda: float(next(at_s))).follow(connected)
+
+    asyncio.run(scenario())
+    return view
+
+
+def test_a_snapshot_arrives_as_it_was_sent(connect: Connect) -> None:
+    view = followed(connect, [PolicyWord("v1", (tenant(),))])
+
+    tenants = view.current(0.0)
+    assert tenants is not None
+    assert (tenants.version, tenants.by_id("acme")) == ("v1", tenant())
+
+
+def test_a_sign_of_life_keeps_the_snapshot_fresh(connect: Connect) -> None:
+    view = followed(connect, [PolicyWord("v1", (tenant(),)), PolicyWord("v1", None)])
+
+    tenants = view.current(301.0)
+    assert tenants is not None
+    assert tenants.by_id("acme") is not None
+
+
+def test_a_change_replaces_the_snapshot_whole(connect: Connect) -> None:
+    globex = tenant(id="globex", spiffe_ids=(), api_keys=())
+    view = followed(connect, [PolicyWord("v1", (tenant(),)), PolicyWord("v2", (globex,))])
+
+    tenants = view.current(0.0)
+    assert tenants is not None
+    assert tenants.by_spiffe_id(WEB) is None
+    assert tenants.by_id("globex") is not None
+
+
+def test_a_policy_without_tenants_denies_everybody(connect: Connect) -> None:
+    view = followed(connect, [PolicyWord("v1", (tenant(),)), PolicyWord("v2", ())])
+
+    tenants = view.current(0.0)
+    assert tenants is not None
+    assert tenants.by_id("acme") is None
+
+
+def test_a_snapshot_that_cannot_be_right_leaves_the_one_before(connect: Connect) -> None:
+    twice = (tenant(), tenant(id="globex"))
+    view = followed(connect, [PolicyWord("v1", (tenant(),)), PolicyWord("v2", twice)])
+
+    assert view.version == "v1"

@@ -1,0 +1,26 @@
+"""Telemetry as the router sees it: keeps the ids of the requests it was told of."""
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+
+from services.router.outbound.records import Record
+
+
+class FakeTelemetry:
+    def __init__(self) -> None:
+        self.told: list[str] = []
+        self._news = asyncio.Event()
+
+    async def report(self, batches: AsyncIterator[Sequence[Record]]) -> None:
+        async for batch in batches:
+            self.take([each.ended.request_id for each in batch])
+
+    def take(self, request_ids: Sequence[str]) -> None:
+        self.told += request_ids
+        self._news.set()
+
+    async def told_of(self, requests: int) -> list[str]:
+        while len(self.told) < requests:
+            self._news.clear()
+            await self._news.wait()
+        return self.told
