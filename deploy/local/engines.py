@@ -1,5 +1,6 @@
 """Which engine this machine runs, and what it takes to run it."""
 
+import os
 import shutil
 import sys
 from collections.abc import Mapping
@@ -12,6 +13,8 @@ from deploy.vllm.environment import environment
 from deploy.vllm.install import install
 
 GB = 1_000_000_000
+MOST_THREADS = 8  # a model this small gets no faster with more
+KV_CACHE_MIB = 256  # 11,000 tokens of SmolLM2-135M: five requests of the longest context
 SIMULATED = "simulated"  # no model at all; never what `make run` starts
 
 
@@ -35,6 +38,7 @@ class Engine:
 
     name: str
     model: str  # its name for clients
+    version: str
     weights: Path | None  # file or folder; None: it has none
     python: Path
     environ: Mapping[str, str] = field(default_factory=dict)
@@ -54,13 +58,20 @@ def check_engine(name: str, downloads: Path, *, runtimes: int) -> None:
 
 def prepare_engine(name: str, downloads: Path, *, runtimes: int) -> Engine:
     """Fetches what is missing. Prints its progress, since it may take minutes."""
+    own = Path(sys.executable)
     if name == SIMULATED:
-        return Engine(name, model=SIMULATED, weights=None, python=Path(sys.executable))
+        return Engine(name, SIMULATED, SIMULATED, weights=None, python=own)
+    cores = len(os.sched_getaffinity(0))
     if name == "llamacpp":
-        weights = smollm2.gguf(downloads)
-        return Engine(name, smollm2.MODEL, weights, python=Path(sys.executable))
+        threads = max(1, min(MOST_THREADS, cores // runtimes))
+        weights, environ = smollm2.gguf(downloads), {"RUNTIME_THREADS": str(threads)}
+        return Engine(name, smollm2.MODEL, smollm2.VERSION, weights, own, environ)
     gpu = has_gpu()
     python = install(downloads, gpu=gpu)
     weights = smollm2.hugging_face(downloads, python)
-    variables = environment(gpu=gpu, replicas_here=runtimes)
-    return Engine(name, smollm2.MODEL, weights, python, variables)
+    environ = {
+        **environment(gpu=gpu, replicas_here=runtimes, cores=cores),
+        "RUNTIME_KV_CACHE_MIB": str(KV_CACHE_MIB),
+        "RUNTIME_EAGER": "false" if gpu else "true",
+    }
+    return Engine(name, smollm2.MODEL, smollm2.VERSION, weights, python, environ)

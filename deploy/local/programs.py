@@ -100,6 +100,10 @@ def _runtime(at: int, port: int, settings: Settings, engine: Engine) -> Program:
         stop_within_s=4,  # vLLM's engine takes as long to let go
         environ={
             **_python_path(),
+            "RUNTIME_ENGINE": engine.name,
+            "RUNTIME_MODEL": engine.model,
+            "RUNTIME_MODEL_VERSION": engine.version,
+            "RUNTIME_MODEL_PATH": str(engine.weights or ""),
             "RUNTIME_LISTEN": address(port),
             "RUNTIME_TLS": _tls(settings, "runtime"),
             "RUNTIME_OTLP": address(settings.telemetry_port),
