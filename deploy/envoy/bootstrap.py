@@ -24,7 +24,9 @@ def bootstrap(*, node: str, router_socket: Path, admin_socket: Path) -> str:
                 "ads_config": {
                     "api_type": "GRPC",
                     "transport_api_version": "V3",
-                    "grpc_services": [{"envoy_grpc": {"cluster_name": ROUTER}}],
+                    "grpc_services": [
+                        {"envoy_grpc": {"cluster_name": ROUTER, "retry_policy": _RECONNECT}}
+                    ],
                 },
                 "cds_config": ads,
                 "lds_config": ads,
@@ -75,4 +77,6 @@ def _overload() -> dict[str, Any]:
     }
 
 
+# Envoy's default waits up to 30 s, in which a restarted router could tell it nothing.
+_RECONNECT = {"retry_back_off": {"base_interval": "0.1s", "max_interval": "0.5s"}}
 _TYPE = "type.googleapis.com/envoy.extensions"
