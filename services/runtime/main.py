@@ -74,7 +74,8 @@ def build_server(serving: Serving, states: state.StateServicer, tls: TlsFiles) -
         tls=tls,
         services=[generation.SERVICE, chat.SERVICE, state.SERVICE],
     )
-    add_InferenceServiceServicer_to_server(generation.GenerationServicer(serving), server.grpc)
+    generating = generation.GenerationServicer(serving)  # type: ignore[abstract] # ListModels is the router's
+    add_InferenceServiceServicer_to_server(generating, server.grpc)
     add_ChatServiceServicer_to_server(
         chat.ChatServicer(serving, now_unix_s=lambda: datetime.now(UTC).timestamp()), server.grpc
     )

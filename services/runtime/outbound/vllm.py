@@ -39,6 +39,7 @@ from services.runtime.outbound.vllm_sampling import sampling_params, step_of
 
 _RELEASE_PATIENCE_S = 5.0  # for a cancelled job's slot; longer than any step
 _STOP_PATIENCE_S = 5.0  # for the child to end by itself
+_LOOK_AGAIN_S = 0.1  # for a child that is only just being started
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,10 +69,11 @@ class VllmEngine:
 
     async def start(self) -> None:
         before = {child.pid for child in multiprocessing.active_children()}
+        building = asyncio.get_running_loop().run_in_executor(None, self._build)
         try:
-            llm = await asyncio.to_thread(self._build)
+            llm = await asyncio.shield(building)
         except asyncio.CancelledError:
-            _kill(_children_besides(before))  # or the thread would go on to the end
+            await _abandon(building, before)
             raise
         self._children = _children_besides(before)
         self._started = _Started(llm, ThreadPoolExecutor(1, "vllm-tokenizer"))
@@ -214,6 +216,15 @@ async def _release(llm: AsyncLLM, request_id: str) -> None:
         async with asyncio.timeout(_RELEASE_PATIENCE_S):
             await llm.abort(request_id)
             await llm.is_paused()
+
+
+async def _abandon(building: asyncio.Future[AsyncLLM], before: set[int | None]) -> None:
+    """Ends a start that nobody waits for: its thread ends soon after its child."""
+    while not building.done():
+        _kill(_children_besides(before))
+        await asyncio.wait({building}, timeout=_LOOK_AGAIN_S)
+    _kill(_children_besides(before))
+    building.exception()  # a start without its child has failed, as it should
 
 
 def _children_besides(before: set[int | None]) -> Sequence[BaseProcess]:
