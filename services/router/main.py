@@ -106,7 +106,7 @@ def _parts(config: Config, salts: CacheSalts) -> _Parts:
     endpoints = Endpoints(each.text for each in config.runtimes)
     discovery = Discovery()
     gateway = TlsFiles.in_folder(config.gateway_tls)
-    publisher = Publisher(discovery, _data_plane(config), endpoints, gateway)
+    publisher = Publisher(discovery.publish, _data_plane(config), endpoints, gateway)
     publisher.publish()
     return _Parts(
         mesh=Mesh(policy, endpoints, Requests(), salts),

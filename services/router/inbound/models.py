@@ -4,6 +4,7 @@ Reached through Envoy over the router's own socket only, so the tenant header is
 """
 
 from collections.abc import Callable
+from typing import Any
 
 import grpc
 
@@ -106,9 +107,13 @@ class OpenAIModelsServicer(OpenAIModelsServiceServicer):
         self, request: openai_pb.GetModelRequest, context: grpc.aio.ServicerContext
     ) -> openai_pb.GetModelResponse:
         model = self._models.get(request.model, context)
-        return openai_pb.GetModelResponse(model=_openai(model))
+        return openai_pb.GetModelResponse(**_facts(model))
 
 
 def _openai(model: ServedModel) -> openai_pb.Model:
+    return openai_pb.Model(**_facts(model))
+
+
+def _facts(model: ServedModel) -> dict[str, Any]:
     created = int(model.first_seen_unix_s)
-    return openai_pb.Model(id=model.name, object="model", created=created, owned_by="evenflow")
+    return {"id": model.name, "object": "model", "created": created, "owned_by": "evenflow"}

@@ -2,13 +2,13 @@
 rotate."""
 
 import asyncio
+from collections.abc import Callable
 
 import structlog
 
 from services.chassis.identity import TlsFiles
 from services.router.core.endpoints import Endpoints
 from services.router.core.snapshot import DataPlane, HostPort, Snapshot, TlsMaterial
-from services.router.inbound.discovery import Discovery
 
 _LOOK_EVERY_S = 1.0
 
@@ -19,9 +19,13 @@ class Publisher:
     """Reads the gateway's certificate on construction; OSError when it can't."""
 
     def __init__(
-        self, discovery: Discovery, plane: DataPlane, endpoints: Endpoints, files: TlsFiles
+        self,
+        publish: Callable[[Snapshot], None],
+        plane: DataPlane,
+        endpoints: Endpoints,
+        files: TlsFiles,
     ) -> None:
-        self._discovery = discovery
+        self._publish = publish
         self._plane = plane
         self._endpoints = endpoints
         self._files = files
@@ -30,7 +34,7 @@ class Publisher:
 
     def publish(self) -> None:
         in_service = tuple(HostPort.parse(each) for each in self._endpoints.in_service())
-        self._discovery.publish(Snapshot(self._plane, self._tls, in_service))
+        self._publish(Snapshot(self._plane, self._tls, in_service))
 
     async def follow_certificate(self) -> None:
         """Publishes each new certificate; one that can't be read leaves the one before."""
