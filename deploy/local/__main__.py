@@ -44,6 +44,9 @@ def main(arguments: list[str]) -> int:
         run(settings, engine)
     except KeyboardInterrupt:
         return 0
+    except BrokenPipeError:  # whoever read our output has left
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
     except FAILURES as error:
         print(f"evenflow: {error}", file=sys.stderr)
         return 1

@@ -26,7 +26,7 @@ class Needs:
 
 
 NEEDS = {
-    "llamacpp": Needs(memory_bytes=GB // 2, disk_bytes=GB // 2, ready_within_s=60),
+    "llamacpp": Needs(memory_bytes=int(0.75 * GB), disk_bytes=GB // 2, ready_within_s=60),
     "vllm": Needs(memory_bytes=int(2.3 * GB), disk_bytes=5 * GB, ready_within_s=300),
     SIMULATED: Needs(memory_bytes=GB // 5, disk_bytes=GB // 5, ready_within_s=60),
 }

@@ -16,7 +16,7 @@ from evenflow.home import service_folder, service_name, tenant_folder
 from evenflow.router.v1 import router_service_pb2 as pb
 from evenflow.router.v1.router_service_pb2_grpc import RouterServiceStub
 
-LOOK_EVERY_S = 0.1
+LOOK_EVERY_S = 0.25  # a look costs 20 ms of a core that the services need to start
 CALL_S = 2.0
 DYING = frozenset({"BACKOFF", "EXITED", "FATAL"})
 

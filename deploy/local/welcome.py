@@ -7,7 +7,7 @@ from deploy.local.settings import Settings, address
 
 def welcome(settings: Settings, model: str) -> str:
     home = _shown(settings.home)
-    key = f'"$(cat {home}/api-keys/acme)"'
+    key = f"$(cat {home}/api-keys/acme)"
     base = f"http://{address(settings.frontend_port)}/v1"
     messages = '[{"role": "user", "content": "Hello!"}]'
     body = f'{{"model": "{model}", "stream": true, "messages": {messages}}}'
@@ -22,11 +22,11 @@ Try next, in another terminal:
 
   {_variables(settings)}.venv/bin/evenflow chat "Tell me a story."
 
-  curl -N {base}/chat/completions -H "Authorization: Bearer "{key} \\
+  curl -N {base}/chat/completions -H "Authorization: Bearer {key}" \\
     -H "Content-Type: application/json" \\
     -d '{body}'
 
-  OPENAI_BASE_URL={base} OPENAI_API_KEY={key} .venv/bin/python -c '
+  OPENAI_BASE_URL={base} OPENAI_API_KEY="{key}" .venv/bin/python -c '
   import openai
   for chunk in openai.OpenAI().chat.completions.create(model="{model}", stream=True,
           messages={messages}):

@@ -1,10 +1,12 @@
 """`evenflow status`: which services answer, which endpoints serve what, and how busy they are."""
 
+from collections import Counter
 from collections.abc import Mapping
 from typing import Any, cast
 
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
+from rich.box import SIMPLE
 from rich.console import Console
 from rich.table import Table
 
@@ -19,38 +21,50 @@ CALL_S = 2.0
 
 def status(where: Where, ports: Mapping[str, int]) -> None:
     """Raises Unreachable when the router itself does not answer."""
-    console = Console()
+    console = Console(highlight=False)
     with where.service("router", ports["router"]) as channel:
         seen = _endpoints(channel)
-    services = Table("service", "address", "health", title="Services", title_justify="left")
+    services = _table("service", "address", "health")
     for name, port in ports.items():
         services.add_row(name, f"{where.host}:{port}", _health(where, name, port))
     console.print(services)
-    console.print(f"policy version {seen.policy_version or '(none yet)'}\n", highlight=False)
     console.print(endpoints_table(seen))
+    console.print(models_table(seen))
+    console.print(f"policy version {seen.policy_version or '(none yet)'}")
 
 
 def endpoints_table(seen: pb.ListEndpointsResponse) -> Table:
-    table = Table(
-        *("endpoint", "state", "engine", "models", "running", "waiting", "in flight"),
-        *("KV blocks", "prefix hits"),
-        title="Endpoints",
-        title_justify="left",
-    )
+    """Fits 80 columns."""
+    table = _table("endpoint", "state", "running", "waiting", "in flight", "KV used", "cached")
     for endpoint in seen.endpoints:
         state = endpoint.state
         table.add_row(
             endpoint.address,
             _condition(endpoint),
-            state.engine,
-            ", ".join(map(_model, state.models)),
             f"{state.running}/{state.max_running}",
             str(state.waiting),
-            f"{endpoint.in_flight} ({endpoint.in_flight_tokens} tokens)",
-            f"{state.kv_blocks_total - state.kv_blocks_free}/{state.kv_blocks_total}",
+            f"{endpoint.in_flight_tokens} tokens",
+            _share(state.kv_blocks_total - state.kv_blocks_free, state.kv_blocks_total),
             _share(state.prefix_cache_hit_tokens, state.prefix_cache_query_tokens),
         )
     return table
+
+
+def models_table(seen: pb.ListEndpointsResponse) -> Table:
+    """One row for each model version and readiness, with how many endpoints have it."""
+    rows = Counter(
+        (each.model, each.version, endpoint.state.engine, _readiness(each))
+        for endpoint in seen.endpoints
+        for each in endpoint.state.models
+    )
+    table = _table("model", "version", "engine", "readiness", "endpoints")
+    for row, endpoints in sorted(rows.items()):
+        table.add_row(*row, str(endpoints))
+    return table
+
+
+def _table(*columns: str) -> Table:
+    return Table(*columns, box=SIMPLE, pad_edge=False)
 
 
 def _endpoints(channel: grpc.Channel) -> pb.ListEndpointsResponse:
@@ -81,11 +95,8 @@ def _condition(endpoint: pb.Endpoint) -> str:
     return "ready" if endpoint.ready else "not ready"
 
 
-def _model(state: runtime.ModelState) -> str:
-    if state.readiness == runtime.READINESS_READY:
-        return state.model
-    readiness = runtime.Readiness.Name(state.readiness).removeprefix("READINESS_").lower()
-    return f"{state.model} ({readiness})"
+def _readiness(state: runtime.ModelState) -> str:
+    return runtime.Readiness.Name(state.readiness).removeprefix("READINESS_").lower()
 
 
 def _share(part: int, whole: int) -> str:

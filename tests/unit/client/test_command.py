@@ -26,7 +26,7 @@ from tests.unit.client.scripted_mesh import (
 
 
 def evenflow(*arguments: str, home: Path, stdin: str = "") -> Result:
-    environ = {"EVENFLOW_HOME": str(home), "COLUMNS": "200"}
+    environ = {"EVENFLOW_HOME": str(home), "COLUMNS": "80"}
     return CliRunner().invoke(app, arguments, env=environ, input=stdin)
 
 
@@ -125,17 +125,20 @@ def test_a_missing_certificate_says_how_to_get_one(tmp_path: Path) -> None:
 
 
 def test_status_shows_services_endpoints_and_load(tmp_path: Path) -> None:
+    model = runtime.ModelState(model="smollm2", version="v1", readiness=runtime.READINESS_LOADING)
     state = runtime.WatchStateResponse(
         engine="llamacpp",
-        models=[runtime.ModelState(model="smollm2", readiness=runtime.READINESS_LOADING)],
+        models=[model],
         running=3,
         max_running=8,
         kv_blocks_total=100,
         kv_blocks_free=75,
         prefix_cache_query_tokens=200,
-        prefix_cache_hit_tokens=50,
+        prefix_cache_hit_tokens=100,
     )
-    endpoint = router.Endpoint(address="127.0.0.1:9101", reachable=True, state=state)
+    endpoint = router.Endpoint(
+        address="127.0.0.1:9101", reachable=True, state=state, in_flight_tokens=7
+    )
     seen = router.ListEndpointsResponse(policy_version="v7", endpoints=[endpoint])
 
     with scripted_mesh(Script(endpoints=seen), tmp_path, service="router") as mesh:
@@ -143,9 +146,20 @@ def test_status_shows_services_endpoints_and_load(tmp_path: Path) -> None:
         result = evenflow("status", *ports, home=home_of(mesh, tmp_path))
 
     assert result.exit_code == 0
-    row = next(line for line in result.stdout.splitlines() if "127.0.0.1:9101" in line)
-    for shown in ("not ready", "llamacpp", "smollm2 (loading)", "3/8", "25/100", "25%"):
-        assert shown in row
+    endpoint_row = next(line for line in result.stdout.splitlines() if "127.0.0.1:9101" in line)
+    model_row = next(line for line in result.stdout.splitlines() if "smollm2" in line)
+    assert endpoint_row.split() == [
+        "127.0.0.1:9101",
+        "not",
+        "ready",
+        "3/8",
+        "0",
+        "7",
+        "tokens",
+        "25%",
+        "50%",
+    ]
+    assert model_row.split() == ["smollm2", "v1", "llamacpp", "loading", "1"]
     assert "policy version v7" in result.stdout
 
 
