@@ -127,6 +127,7 @@ def test_a_missing_field_is_reported_where_its_tenant_begins(
         ("workload: web", "workload: a/b", "api_keys[0].workload", "must be 1 to 63 letters"),
         ("512", "4096", "max_output_tokens", "4096 is more than max_context_tokens, 2048"),
         ("2048", "-10", "max_context_tokens", "must be from 0 to 1000000000, got -10"),
+        ("2048", '"2048"', "max_context_tokens", "must be a whole number, got '2048'"),
         ("[smollm2]", "[yes]", "models[0]", "must be text, got yes; put it in quotes"),
         ("s: interactive", "s: high_risk", "default_workload_class", "is not among"),
     ],
