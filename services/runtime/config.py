@@ -1,6 +1,5 @@
 """Everything the runtime can be told, read once at start from RUNTIME_* variables."""
 
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -59,7 +58,7 @@ class Config:
     )
     threads: int = setting(
         environ.positive_int,
-        default=os.cpu_count() or 1,
+        default=2,
         help="llamacpp: processor threads; more than the machine has free slow all down",
     )
     eager: bool = setting(
