@@ -75,7 +75,7 @@ def test_opentelemetrys_histograms_know_successes_apart_from_failures() -> None:
         f"gen_ai_server_{name}_seconds_bucket"
         for name in ("time_to_first_token", "request_duration")
     )
-    assert value(counted, each, **GEN_AI) == 1
+    assert value(counted, "gen_ai_server_time_per_output_token_seconds_count", **GEN_AI) == 1
     assert value(counted, first, le="0.1", **GEN_AI) == 1
     assert value(counted, first, le="0.08", **GEN_AI) == 0
     assert value(counted, duration, le="1.28", error_type="", **GEN_AI) == 1
