@@ -20,11 +20,10 @@ class Around(Protocol):
 
 
 class Interceptor(grpc.aio.ServerInterceptor):
-    """`parts` from the outside in. Methods that begin with one of `bare` get none of them."""
+    """`parts` from the outside in."""
 
-    def __init__(self, parts: Sequence[Around], *, bare: tuple[str, ...] = ()) -> None:
+    def __init__(self, parts: Sequence[Around]) -> None:
         self._parts = parts
-        self._bare = bare
 
     async def intercept_service(
         self,
@@ -34,8 +33,10 @@ class Interceptor(grpc.aio.ServerInterceptor):
         handler: Any = await continuation(handler_call_details)
         if handler is None:
             return handler  # an unknown method; gRPC answers UNIMPLEMENTED
-        if handler_call_details.method.startswith(self._bare):
-            return handler
+        return self.wrap(handler, handler_call_details.method)
+
+    def wrap(self, handler: Any, method: str) -> Any:
+        """The same handler, with the parts around it."""
         kind = ("stream" if handler.request_streaming else "unary") + (
             "_stream" if handler.response_streaming else "_unary"
         )
@@ -44,7 +45,7 @@ class Interceptor(grpc.aio.ServerInterceptor):
         wrap = self._generator if inspect.isasyncgenfunction(inner) else self._coroutine
         build = getattr(grpc, f"{kind}_rpc_method_handler")
         return build(
-            wrap(inner, handler_call_details.method),
+            wrap(inner, method),
             handler.request_deserializer,
             handler.response_serializer,
         )
@@ -73,3 +74,33 @@ class Interceptor(grpc.aio.ServerInterceptor):
     ) -> None:
         for part in self._parts:
             await stack.enter_async_context(part.around(method, context))
+
+
+class Wrapped:
+    """Takes servicers for a server without interceptors, and puts the parts around these alone.
+
+    An interceptor costs every call of its server some 50 us, also those that it leaves alone.
+    """
+
+    def __init__(self, server: grpc.aio.Server, interceptor: Interceptor) -> None:
+        self._server = server
+        self._interceptor = interceptor
+
+    def add_generic_rpc_handlers(self, handlers: Sequence[grpc.GenericRpcHandler]) -> None:
+        wrapped = tuple(_WrappedHandler(each, self._interceptor) for each in handlers)
+        self._server.add_generic_rpc_handlers(wrapped)
+
+    def add_registered_method_handlers(self, *_: Any) -> None:
+        """Generated code offers the same handlers a second time; the generic ones serve."""
+
+
+class _WrappedHandler(grpc.GenericRpcHandler):
+    def __init__(self, inner: grpc.GenericRpcHandler, interceptor: Interceptor) -> None:
+        self._inner = inner
+        self._interceptor = interceptor
+
+    def service(self, handler_call_details: grpc.HandlerCallDetails) -> Any:
+        handler: Any = self._inner.service(handler_call_details)
+        if handler is None:
+            return None
+        return self._interceptor.wrap(handler, handler_call_details.method)

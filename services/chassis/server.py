@@ -11,7 +11,7 @@ from grpc_reflection.v1alpha import reflection
 from services.chassis.callers import AllowedCallers, CallerNotAllowed, Callers
 from services.chassis.environ import Address
 from services.chassis.identity import TlsFiles, certificate_trust_domain, server_credentials
-from services.chassis.interception import Around, Interceptor
+from services.chassis.interception import Around, Interceptor, Wrapped
 from services.chassis.logs import OneLine
 from services.chassis.status import ErrorTable, Status, Statuses
 from services.chassis.traces import Spans
@@ -28,9 +28,14 @@ class CannotListen(OSError):
 
 @dataclass(frozen=True, slots=True)
 class Server:
-    """Add servicers to `grpc`, `listen`, then `serve_until_signalled`."""
+    """Add servicers to `wrapped`, `listen`, then `serve_until_signalled`.
+
+    What is added to `grpc` of a bare server gets no span, no line, no status; of any other server
+    it makes no difference.
+    """
 
     grpc: grpc.aio.Server
+    wrapped: Any  # takes servicers as `grpc` does
     health: Any  # grpc_health's asynchronous servicer
     services: tuple[str, ...]
 
@@ -68,27 +73,28 @@ def grpc_server(
     callers: AllowedCallers | None,
     tls: TlsFiles | None,
     services: Sequence[str],
-    bare: tuple[str, ...] = (),
+    bare: bool = False,
 ) -> Server:
     """`callers` None: whoever reaches the (unix) socket may call. `services`: full proto names.
-    `bare`: beginnings of methods that count every microsecond and get no span, line or status.
+    `bare`: some methods count every microsecond; only those of `wrapped` get more.
 
     NOT_SERVING until `set_serving`.
     """
     parts: list[Around] = [Spans(), OneLine(), Statuses({**_ERRORS, **errors})]
     if callers is not None and bare:
-        raise ValueError("a bare method is open to every caller")
+        raise ValueError("a bare server does not look at its callers")
     if callers is not None:
         if tls is None:
             raise ValueError("callers are told apart by certificate, so TLS files are needed")
         trust_domain = certificate_trust_domain(tls.certificate.read_bytes())
         parts.append(Callers(trust_domain, callers))
-    server = grpc.aio.server(interceptors=[Interceptor(parts, bare=bare)], options=_OPTIONS)
+    around = Interceptor(parts)
+    server = grpc.aio.server(interceptors=[] if bare else [around], options=_OPTIONS)
     servicer: Any = health.aio.HealthServicer()  # type: ignore[attr-defined] # set at import
     health_pb2_grpc.add_HealthServicer_to_server(servicer, server)
     names = (*services, health.SERVICE_NAME)
     reflection.enable_server_reflection((*names, reflection.SERVICE_NAME), server)
-    return Server(server, servicer, names)
+    return Server(server, Wrapped(server, around) if bare else server, servicer, names)
 
 
 _OPTIONS = (
