@@ -22,7 +22,6 @@ from services.router.inbound.access_log import AccessLogServicer
 from services.router.inbound.check import CheckServicer, Mesh
 from services.router.inbound.discovery import Discovery
 
-_FOR_ENVOY = "/envoy.service."  # asked with every request, or streams that last for days
 _DATA_PLANE = (  # what callers see through Envoy, for health and reflection
     "evenflow.inference.v1.InferenceService",
     "evenflow.openai.v1.ChatService",
@@ -39,10 +38,10 @@ def sidecar_server(
     discovery: Discovery,
     record: Callable[[Request, Ended], None] | None,
 ) -> Server:
-    """For a unix socket that Envoy alone can reach."""
+    """For a unix socket that Envoy alone can reach. What it calls itself goes bare."""
     clock = asyncio.get_running_loop().time
     server = grpc_server(
-        errors=models.ERRORS, callers=None, tls=None, services=_DATA_PLANE, bare=(_FOR_ENVOY,)
+        errors=models.ERRORS, callers=None, tls=None, services=_DATA_PLANE, bare=True
     )
     check = CheckServicer(mesh, limits, grace_s=_GRACE_S, clock=clock)
     add_AuthorizationServicer_to_server(check, server.grpc)
@@ -50,8 +49,8 @@ def sidecar_server(
     add_AccessLogServiceServicer_to_server(log, server.grpc)
     add_AggregatedDiscoveryServiceServicer_to_server(discovery, server.grpc)
     listed = models.Models(mesh.policy, mesh.endpoints, catalogue, clock)
-    models.add_models_to_server(models.ModelsServicer(listed), server.grpc)
-    add_ModelsServiceServicer_to_server(models.OpenAIModelsServicer(listed), server.grpc)
+    models.add_models_to_server(models.ModelsServicer(listed), server.wrapped)
+    add_ModelsServiceServicer_to_server(models.OpenAIModelsServicer(listed), server.wrapped)
     return server
 
 

@@ -81,7 +81,7 @@ class ModelsServicer:
         )
 
 
-def add_models_to_server(servicer: ModelsServicer, server: grpc.aio.Server) -> None:
+def add_models_to_server(servicer: ModelsServicer, server: Any) -> None:
     method = grpc.unary_unary_rpc_method_handler(
         servicer.ListModels,
         request_deserializer=pb.ListModelsRequest.FromString,
