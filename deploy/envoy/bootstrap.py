@@ -32,6 +32,9 @@ def bootstrap(*, node: str, router_socket: Path, admin_socket: Path) -> str:
                 "lds_config": ads,
             },
             "overload_manager": _overload(),
+            "layered_runtime": {
+                "layers": [{"name": "static", "static_layer": {_SPANS_EVERY_MS: 1000}}]
+            },
         },
         indent=2,
     )
@@ -79,4 +82,5 @@ def _overload() -> dict[str, Any]:
 
 # Envoy's default waits up to 30 s, in which a restarted router could tell it nothing.
 _RECONNECT = {"retry_back_off": {"base_interval": "0.1s", "max_interval": "0.5s"}}
+_SPANS_EVERY_MS = "tracing.opentelemetry.flush_interval_ms"  # Envoy's default is 5,000
 _TYPE = "type.googleapis.com/envoy.extensions"

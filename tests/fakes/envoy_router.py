@@ -52,10 +52,12 @@ class FakeCheck(AuthorizationServicer):
     def __init__(self, answer: Answer) -> None:
         self.answer = answer
         self.asked: list[Any] = []
+        self.metadata: list[dict[str, str | bytes]] = []
         self.cancelled = asyncio.Event()
 
     async def Check(self, request: Any, context: Any) -> Any:  # noqa: N802 - gRPC's name
         self.asked.append(request)
+        self.metadata.append(dict(context.invocation_metadata()))
         try:
             return await self.answer(request)
         except asyncio.CancelledError:

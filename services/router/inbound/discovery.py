@@ -43,6 +43,11 @@ class Discovery(AggregatedDiscoveryServiceServicer):
         for conversation in self._conversations:
             conversation.offer(self._published)
 
+    @property
+    def connected(self) -> int:
+        """Envoys whose streams are open."""
+        return len(self._conversations)
+
     async def StreamAggregatedResources(  # noqa: N802 - gRPC's name
         self, request_iterator: AsyncIterator[Any], context: Any
     ) -> None:

@@ -6,15 +6,13 @@ first time decides whether OpenAI's filters run, the second whether Check does.
 
 from datetime import timedelta
 
-import betterproto2
-from envoy_data_plane.envoy.config.core.v3 import DataSource
 from envoy_data_plane.envoy.config.route.v3 import (
-    DirectResponseAction,
     FilterConfig,
     RetryPolicy,
     RetryPolicyRetryBackOff,
     Route,
     RouteAction,
+    RouteActionClusterNotFoundResponseCode,
     RouteConfiguration,
     RouteMatch,
     VirtualHost,
@@ -72,6 +70,7 @@ def _configuration(listener: str, plane: DataPlane, origins: tuple[str, ...]) ->
             _unknown(),
         ],
         typed_per_filter_config=per_filter,
+        request_headers_to_remove=["authorization", "cookie"],  # Check has seen them
         include_request_attempt_count=True,
     )
     return RouteConfiguration(name=listener, virtual_hosts=[host])
@@ -106,15 +105,16 @@ def _unknown() -> Route:
     """Every path that is no gRPC method of ours: the transcoder's, or nobody's.
 
     What the transcoder knows, it routes again. The rest gets here, asks nobody, and is not found.
+    A cluster that is not there says so better than a direct response, which would skip CORS.
     """
-    on = Any.pack(FilterConfig(config=Any()))
     return Route(
         match=RouteMatch(prefix="/"),
-        direct_response=DirectResponseAction(
-            status=404, body=DataSource(inline_string="no such path or method")
+        route=RouteAction(
+            cluster="nobody",
+            cluster_not_found_response_code=RouteActionClusterNotFoundResponseCode.NOT_FOUND,
         ),
         typed_per_filter_config={
-            **dict.fromkeys(OPENAI_FILTERS, on),
+            **dict.fromkeys(OPENAI_FILTERS, Any.pack(FilterConfig(config=Any()))),
             CHECK: Any.pack(ExtAuthzPerRoute(disabled=True)),
         },
     )
