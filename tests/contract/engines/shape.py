@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from services.runtime.core.engine import Engine, FinishReason, Job, Message, Step
 from services.runtime.core.sampling import Sampling
 
-MAX_CONTEXT_TOKENS = 1024
+MAX_CONTEXT_TOKENS = 512
 MAX_RUNNING = 4
 
 GREEDY = Sampling(temperature=0.0)

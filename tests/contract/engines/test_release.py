@@ -53,7 +53,7 @@ def test_a_running_job_holds_a_slot_and_blocks(engine: Engine, run: Run) -> None
 def test_a_job_closed_in_mid_stream_frees_all(engine: Engine, run: Run) -> None:
     async def scenario() -> float:
         prompt = await chat(engine, "Go on and on.")
-        work = job(prompt, max_output_tokens=800, sampling=shape.ON_AND_ON)
+        work = job(prompt, max_output_tokens=400, sampling=shape.ON_AND_ON)
         async with begun(engine, work):
             pass
         return await seconds_until(engine, is_idle)
@@ -92,6 +92,7 @@ def test_a_cancel_itself_is_quick(engine: Engine, run: Run) -> None:
 
 def test_a_job_cancelled_while_it_waits_leaves_the_queue(engine: Engine, run: Run) -> None:
     async def scenario() -> tuple[int, float]:
+        await seconds_until(engine, is_idle)
         prompt = await chat(engine, "Go on.")
         works = [
             job(prompt, max_output_tokens=400, sampling=shape.ON_AND_ON)
@@ -131,6 +132,7 @@ def test_the_others_go_on_when_one_is_cancelled(engine: Engine, run: Run) -> Non
 
 def test_a_lower_priority_number_runs_first(engine: Engine, run: Run) -> None:
     async def scenario() -> list[str]:
+        await seconds_until(engine, is_idle)
         prompt = await chat(engine, "Go on.")
         ended: list[str] = []
 
