@@ -2,6 +2,7 @@
 
 import asyncio
 import base64
+from collections.abc import Sequence
 from typing import Any, cast
 
 import grpc
@@ -10,10 +11,14 @@ from google.rpc.error_details_pb2 import BadRequest, ErrorInfo, RetryInfo
 from google.rpc.status_pb2 import Status
 from hypothesis import given
 from hypothesis import strategies as st
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
 from evenflow.inference.v1 import inference_service_pb2 as inference_pb
 from evenflow.openai.v1 import chat_service_pb2 as openai_pb
 from services.router.core.verdicts import Reason
+from services.router.inbound import check
 from services.router.inbound.answers import grpc_code
 from services.router.inbound.check import CheckServicer, Mesh
 from tests.unit.router.values import (
@@ -45,9 +50,14 @@ class Call:
         return self._metadata
 
 
-def answer(request: Any, of: Mesh | None = None, now_s: float = NOW_S) -> Any:
+def answer(
+    request: Any,
+    of: Mesh | None = None,
+    now_s: float = NOW_S,
+    metadata: Sequence[tuple[str, str]] = (),
+) -> Any:
     servicer = CheckServicer(of or mesh(), LIMITS, grace_s=GRACE_S, clock=lambda: now_s)
-    return asyncio.run(servicer.Check(request, cast(grpc.aio.ServicerContext, Call())))
+    return asyncio.run(servicer.Check(request, cast(grpc.aio.ServicerContext, Call(*metadata))))
 
 
 def headers(response: Any) -> dict[str, str]:
@@ -317,3 +327,52 @@ def _without_endpoints() -> tuple[Any, ...]:
     known = endpoints(A)
     known.lost(A)
     return whole.policy, known, whole.requests, whole.salts
+
+
+TRACEPARENT = f"00-{'ab' * 16}-{'cd' * 8}-"
+
+
+@pytest.fixture
+def spans(monkeypatch: pytest.MonkeyPatch) -> InMemorySpanExporter:
+    exporter = InMemorySpanExporter()
+    provider = TracerProvider()
+    provider.add_span_processor(SimpleSpanProcessor(exporter))
+    monkeypatch.setattr(check, "_tracer", provider.get_tracer("test"))
+    return exporter
+
+
+def test_a_sampled_trace_gets_one_span_with_the_decision(spans: InMemorySpanExporter) -> None:
+    shared = mesh()
+    answer(check_request(traceparent=f"{TRACEPARENT}01"), shared)
+
+    span = spans.get_finished_spans()[0]
+    assert span.parent is not None
+    assert (span.context.trace_id, span.parent.span_id) == (int("ab" * 16, 16), int("cd" * 8, 16))
+    assert dict(span.attributes or {}) == {
+        "gen_ai.request.model": "small",
+        "evenflow.request_id": "r1",
+        "evenflow.tenant": "acme",
+        "evenflow.workload_class": "interactive",
+        "evenflow.endpoint": A,
+    }
+    decision = shared.requests.find("r1").decision
+    assert decision is not None
+    assert decision.trace_id == "ab" * 16
+
+
+def test_envoys_own_span_is_the_parent_before_the_clients(spans: InMemorySpanExporter) -> None:
+    request = check_request(traceparent=f"{TRACEPARENT}01")
+    envoys = ("traceparent", f"00-{'ab' * 16}-{'ef' * 8}-01")
+
+    answer(request, metadata=[envoys])
+
+    parent = spans.get_finished_spans()[0].parent
+    assert parent is not None
+    assert parent.span_id == int("ef" * 8, 16)
+
+
+@pytest.mark.parametrize("traceparent", [f"{TRACEPARENT}00", "junk", ""])
+def test_what_is_not_sampled_gets_no_span(spans: InMemorySpanExporter, traceparent: str) -> None:
+    answer(check_request(traceparent=traceparent))
+
+    assert spans.get_finished_spans() == ()
