@@ -99,6 +99,6 @@ def grpc_server(
 
 _OPTIONS = (
     ("grpc.so_reuseport", 0),  # two processes on one port would share its calls at random
-    ("grpc.http2.min_recv_ping_interval_without_data_ms", 5_000),
+    ("grpc.http2.min_ping_interval_without_data_ms", 5_000),
     ("grpc.max_receive_message_length", 16 << 20),  # the gateway's limit is lower
 )
