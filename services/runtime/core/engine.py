@@ -111,7 +111,8 @@ class Engine(Protocol):
         """Yields steps in order; the last one has a finish reason.
 
         Closing or cancelling the generator frees the job's slot and KV blocks within 250 ms,
-        before the first token too.
+        before the first token too. It doesn't wait for that: a stream that is cut off 50 ms before
+        its deadline must still get its status out in time.
 
         Raises:
             InvalidInput: the engine refuses a value, before the first step.

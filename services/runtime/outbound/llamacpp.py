@@ -10,6 +10,7 @@ import os
 import tempfile
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import aclosing
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -24,6 +25,7 @@ from services.runtime.core.engine import (
     Message,
     Step,
 )
+from services.runtime.core.sampling import Sampling
 from services.runtime.core.slots import Assignment, Slots
 from services.runtime.outbound.llamacpp_http import Completion, Event, call
 from services.runtime.outbound.llamacpp_wire import Steps, completion_body, sampling_fields
@@ -82,6 +84,7 @@ class LlamaCppEngine:
         self._server.append(server)
         models = await self._call("GET", "/models")
         self._vocabulary = models["data"][0]["meta"]["n_vocab"]
+        await self._read_something()  # or the first caller waits half a second longer
 
     async def close(self) -> None:
         for stream in self._running.values():
@@ -142,6 +145,12 @@ class LlamaCppEngine:
             output_tokens=self._output_tokens,
             failed=self._failed,
         )
+
+    async def _read_something(self) -> None:
+        first = Job("start", await self.encode_text("a"), 1, Sampling(), 0, "start")
+        async with aclosing(self.generate(first)) as steps:
+            async for _ in steps:
+                pass
 
     def _check(self, job: Job) -> None:
         tokens = len(job.prompt) + job.max_output_tokens

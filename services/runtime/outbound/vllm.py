@@ -149,7 +149,10 @@ class VllmEngine:
             enable_log_requests=False,  # it would log prompts
             disable_log_stats=True,  # its own loggers; ours stays
         )
-        return AsyncLLM.from_engine_args(arguments, stat_loggers=[self._stat_logger])
+        try:
+            return AsyncLLM.from_engine_args(arguments, stat_loggers=[self._stat_logger])
+        except (RuntimeError, ValueError, OSError) as error:
+            raise EngineFailed(f"vLLM did not start: {error}") from error
 
     def _stat_logger(self, config: VllmConfig, engine_index: int = 0) -> StatLoggerBase:
         return _StepCounts(self._load)

@@ -78,16 +78,21 @@ def test_a_job_cancelled_before_its_first_token_frees_all(
     assert run(scenario()) < WITHIN_S
 
 
-def test_a_cancel_itself_is_quick(engine: Engine, run: Run) -> None:
-    async def scenario() -> float:
-        prompt = await long_prompt(engine, shape.MAX_CONTEXT_TOKENS - 30, about="quick")
-        started_s = time.monotonic()
-        with pytest.raises(TimeoutError):
-            async with asyncio.timeout(0.05):
-                await answer(engine, job(prompt))
-        return time.monotonic() - started_s - 0.05
+def test_a_cancel_does_not_wait_for_the_engine(engine: Engine, run: Run) -> None:
+    async def once(about: str) -> float:
+        prompt = await long_prompt(engine, shape.MAX_CONTEXT_TOKENS - 30, about=about)
+        await seconds_until(engine, is_idle)
+        async with asyncio.TaskGroup() as group:
+            task = group.create_task(answer(engine, job(prompt)))
+            await seconds_until(engine, lambda state: state.running == 1)
+            cancelled_s = time.monotonic()
+            task.cancel()
+        return time.monotonic() - cancelled_s
 
-    assert run(scenario()) < WITHIN_S
+    async def scenario() -> float:
+        return min([await once(f"quick {n}") for n in range(3)])  # a busy machine delays one
+
+    assert run(scenario()) < WITHIN_S / 5
 
 
 def test_a_job_cancelled_while_it_waits_leaves_the_queue(engine: Engine, run: Run) -> None:
