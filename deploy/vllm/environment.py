@@ -7,6 +7,7 @@ _ALWAYS = {
     "VLLM_NO_USAGE_STATS": "1",  # never report to its makers
     "VLLM_LOGGING_LEVEL": "WARNING",
     "VLLM_LOGGING_STREAM": "ext://sys.stderr",  # stdout is ours
+    "VLLM_WORKER_MULTIPROC_METHOD": "spawn",  # a fork would copy gRPC's threads half-way
 }
 _CPU = {
     # One child process for the engine and its worker. With the default, two, all is slower.

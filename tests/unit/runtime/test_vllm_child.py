@@ -12,17 +12,17 @@ WITHIN_S = 10.0
 
 # As vLLM's child does it: a spawned process watches, the one that spawned it only lives.
 CHILD = """
-import sys
+import threading
 from services.runtime.outbound.vllm_child import end_with_parent
 
 end_with_parent()
 print("watching", flush=True)
-sys.stdin.read()
+threading.Event().wait()
 """
 PARENT = """
 import subprocess, sys
 
-child = subprocess.Popen([sys.executable, "-c", sys.argv[1]], stdin=subprocess.PIPE)
+child = subprocess.Popen([sys.executable, "-c", sys.argv[1]])
 print(child.pid, flush=True)
 child.wait()
 """
@@ -38,5 +38,7 @@ def test_a_child_ends_with_a_killed_parent() -> None:
         parent.send_signal(signal.SIGKILL)
 
         ended, _, _ = select.select([child], [], [], WITHIN_S)
+        if not ended:
+            signal.pidfd_send_signal(child, signal.SIGKILL)
         os.close(child)
         assert ended
