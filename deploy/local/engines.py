@@ -15,6 +15,7 @@ from deploy.vllm.install import install
 GB = 1_000_000_000
 MOST_THREADS = 8  # a model this small gets no faster with more
 KV_CACHE_MIB = 256  # 11,000 tokens of SmolLM2-135M: five requests of the longest context
+CPU_STEP_TOKENS = 128  # a cancel waits for the step under way: 100 ms on one core
 SIMULATED = "simulated"  # no model at all; never what `make run` starts
 
 
@@ -72,6 +73,6 @@ def prepare_engine(name: str, downloads: Path, *, runtimes: int) -> Engine:
     environ = {
         **environment(gpu=gpu, replicas_here=runtimes, cores=cores),
         "RUNTIME_KV_CACHE_MIB": str(KV_CACHE_MIB),
-        "RUNTIME_EAGER": "false" if gpu else "true",
+        **({} if gpu else {"RUNTIME_EAGER": "true", "RUNTIME_STEP_TOKENS": str(CPU_STEP_TOKENS)}),
     }
     return Engine(name, smollm2.MODEL, smollm2.VERSION, weights, python, environ)
