@@ -53,7 +53,11 @@ def _router(socket: Path) -> dict[str, Any]:
         },
         "circuit_breakers": {
             "thresholds": [
-                {"max_connections": 64, "max_requests": UNLIMITED, "max_pending_requests": UNLIMITED}
+                {
+                    "max_connections": 64,
+                    "max_requests": UNLIMITED,
+                    "max_pending_requests": UNLIMITED,
+                }
             ]
         },
         "typed_extension_protocol_options": {

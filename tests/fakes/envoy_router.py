@@ -46,7 +46,7 @@ def refuse(code: grpc.StatusCode, http: int, headers: dict[str, str], body: str 
     )
 
 
-class FakeCheck(AuthorizationServicer):
+class FakeCheck(AuthorizationServicer):  # type: ignore[misc] # untyped
     """Set `answer`; read `asked`. `cancelled` is set when a held Check is cancelled."""
 
     def __init__(self, answer: Answer) -> None:
@@ -65,7 +65,7 @@ class FakeCheck(AuthorizationServicer):
             raise
 
 
-class FakeAccessLog(AccessLogServiceServicer):
+class FakeAccessLog(AccessLogServiceServicer):  # type: ignore[misc] # untyped
     """Await `entry()` for each request's end, in order."""
 
     def __init__(self) -> None:

@@ -10,7 +10,7 @@ from evenflow.inference.v1.inference_service_pb2_grpc import InferenceServiceSer
 from evenflow.openai.v1 import chat_service_pb2 as chat
 from evenflow.openai.v1.chat_service_pb2_grpc import ChatServiceServicer
 
-Script = Callable[[Any, Any], AsyncIterator[Any]]  # request, context -> what to answer
+Script = Callable[[Any], AsyncIterator[Any]]  # the call's context -> what to answer
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,10 +71,19 @@ class ScriptedRuntime(ChatServiceServicer, InferenceServiceServicer):
         async for answer in self._play(request, context):
             yield answer
 
+    async def Tokenize(self, request: Any, context: Any) -> Any:  # noqa: N802 - gRPC's name
+        return inference.TokenizeResponse(ids=[1, 2, 3])
+
+    async def CountTokens(self, request: Any, context: Any) -> Any:  # noqa: N802 - gRPC's name
+        return inference.CountTokensResponse(tokens=3)
+
+    async def ListModels(self, request: Any, context: Any) -> Any:  # noqa: N802 - gRPC's name
+        raise AssertionError("the router lists models, not a runtime")
+
     async def _play(self, request: Any, context: Any) -> AsyncIterator[Any]:
         self.calls.append(Call(request, dict(context.invocation_metadata()), context.peer()))
         try:
-            async for answer in self.script(request, context):
+            async for answer in self.script(context):
                 yield answer
         except asyncio.CancelledError:
             self.cancelled.set()

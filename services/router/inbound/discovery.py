@@ -29,7 +29,7 @@ from services.router.inbound.resources.build import (
 _log = structlog.get_logger(__name__)
 
 
-class Discovery(AggregatedDiscoveryServiceServicer):
+class Discovery(AggregatedDiscoveryServiceServicer):  # type: ignore[misc] # untyped
     """Give it a snapshot whenever it changes; every Envoy that is connected follows."""
 
     def __init__(self) -> None:
@@ -121,7 +121,7 @@ class Conversation:
         subscription = self._subscriptions.setdefault(request.type_url, _Subscription())
         if request.response_nonce != subscription.nonce:
             return False
-        refused = request.HasField("error_detail")
+        refused: bool = request.HasField("error_detail")
         if refused:
             _log.error(
                 "discovery.refused",

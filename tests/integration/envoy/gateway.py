@@ -71,11 +71,11 @@ class Gateway:
         before = await self.envoy.statistic(statistic)
         self.discovery.publish(snapshot)
         async with asyncio.timeout(5):
-            while await self.envoy.statistic(statistic) == before:
-                await asyncio.sleep(0.01)  # Envoy can only be asked
+            while await self.envoy.statistic(statistic) == before:  # noqa: ASYNC110 - it can only be asked
+                await asyncio.sleep(0.01)
 
 
-async def one_chunk(request: Any, context: Any) -> AsyncIterator[Any]:
+async def one_chunk(_: Any) -> AsyncIterator[Any]:
     yield chunk("a")
 
 
@@ -128,6 +128,11 @@ def material(files: TlsFiles) -> TlsMaterial:
     return TlsMaterial(read.certificate, read.key, read.authorities)
 
 
+def trailers_of(error: grpc.aio.AioRpcError) -> dict[str, str | bytes]:
+    trailers: Any = error.trailing_metadata() or ()
+    return dict(trailers)
+
+
 def trusting(files: TlsFiles) -> ssl.SSLContext:
     """For HTTP clients that show a certificate."""
     context = ssl.create_default_context(cafile=str(files.authorities))
@@ -146,7 +151,7 @@ def _plane(changes: dict[str, Any]) -> DataPlane:
 
 
 def _always(answer: Any) -> Any:
-    async def same(_: Any) -> Any:  # noqa: RUF029 - the fake awaits it
+    async def same(_: Any) -> Any:
         return answer
 
     return same

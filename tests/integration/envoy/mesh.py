@@ -69,7 +69,7 @@ async def running_envoy(folder: Path, router_socket: Path) -> AsyncIterator[Envo
         yield envoy
     finally:
         process.kill()
-        process.wait(STOP_S)  # noqa: ASYNC222 - killed, so it is gone at once
+        process.wait(STOP_S)
 
 
 def free_port() -> int:

@@ -19,18 +19,16 @@ pytestmark = pytest.mark.integration
 ASK = pb.GenerateRequest(model="m", text="hi")
 
 
-async def answers(request: Any, context: Any) -> AsyncIterator[Any]:
+async def answers(_: Any) -> AsyncIterator[Any]:
     yield delta("a")
 
 
 def test_envoy_accepts_every_resource(tmp_path: Path) -> None:
     async def run() -> None:
-        plane = {
-            "telemetry": HostPort("127.0.0.1", free_port()),
-            "front_end_tls": True,
-            "cors_origins": ("*",),
-        }
-        async with running_gateway(tmp_path, **plane) as gateway:
+        telemetry = HostPort("127.0.0.1", free_port())
+        async with running_gateway(
+            tmp_path, telemetry=telemetry, front_end_tls=True, cors_origins=("*",)
+        ) as gateway:
             assert gateway.discovery.refusals == 0
             assert "Deprecated" not in gateway.envoy.log.read_text()
 
@@ -75,8 +73,8 @@ def test_envoy_serves_on_under_a_router_that_starts_again(tmp_path: Path) -> Non
             socket = tmp_path / "router.sock"
             async with router(socket, gateway.check, gateway.log, gateway.discovery):
                 async with asyncio.timeout(10):
-                    while gateway.discovery.connected == 0:
-                        await asyncio.sleep(0.01)  # Envoy chooses when to come back
+                    while not gateway.discovery.connected:  # noqa: ASYNC110 - it comes when it likes
+                        await asyncio.sleep(0.01)
                 await gateway.stub.Generate(ASK).read()
             assert gateway.discovery.refusals == 0
 

@@ -19,14 +19,21 @@ from services.router.core.snapshot import HostPort
 from tests.fakes.envoy_router import let_go
 from tests.fakes.scripted_runtime import ScriptedRuntime, delta
 from tests.identities import Identities
-from tests.integration.envoy.gateway import CHAT, Gateway, material, running_gateway, serving, trusting
+from tests.integration.envoy.gateway import (
+    CHAT,
+    Gateway,
+    material,
+    running_gateway,
+    serving,
+    trusting,
+)
 
 pytestmark = pytest.mark.integration
 
 ASK = pb.GenerateRequest(model="m", text="hi")
 
 
-async def answers(request: Any, context: Any) -> AsyncIterator[Any]:
+async def answers(_: Any) -> AsyncIterator[Any]:
     yield delta("a")
 
 
@@ -74,7 +81,7 @@ def test_only_a_runtime_is_sent_requests(tmp_path: Path) -> None:
                     statistic=r"cluster\.runtime\.membership_change",
                 )
 
-                async def answer(_: Any) -> Any:  # noqa: RUF029 - the fake awaits it
+                async def answer(_: Any) -> Any:
                     return let_go(f"127.0.0.1:{port}")
 
                 gateway.check.answer = answer
@@ -88,7 +95,7 @@ def test_only_a_runtime_is_sent_requests(tmp_path: Path) -> None:
 def test_certificates_rotate_under_an_open_stream(tmp_path: Path) -> None:
     go_on = asyncio.Event()
 
-    async def in_two_parts(request: Any, context: Any) -> AsyncIterator[Any]:
+    async def in_two_parts(_: Any) -> AsyncIterator[Any]:
         yield delta("a")
         await go_on.wait()
         yield delta("b")

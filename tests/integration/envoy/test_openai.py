@@ -18,11 +18,11 @@ from tests.integration.envoy.gateway import ASKED, CHAT, Gateway, running_gatewa
 pytestmark = pytest.mark.integration
 
 
-async def whole(request: Any, context: Any) -> AsyncIterator[Any]:
+async def whole(_: Any) -> AsyncIterator[Any]:
     yield completion("Paris")
 
 
-async def two_chunks_and_the_end(request: Any, context: Any) -> AsyncIterator[Any]:
+async def two_chunks_and_the_end(_: Any) -> AsyncIterator[Any]:
     yield chunk("Pa")
     yield chunk("ris")
     yield chat.StreamChatCompletionResponse()
@@ -68,7 +68,7 @@ def test_chunks_arrive_as_they_are_made(tmp_path: Path) -> None:
     async def run() -> None:
         read = asyncio.Event()
 
-        async def one_after_the_other(request: Any, context: Any) -> AsyncIterator[Any]:
+        async def one_after_the_other(_: Any) -> AsyncIterator[Any]:
             yield chunk("first")
             await read.wait()
             yield chunk("second")
@@ -146,7 +146,7 @@ def test_a_refusal_by_check_is_openais_error(tmp_path: Path) -> None:
         "retry-after": "2",
     }
 
-    async def deny(_: Any) -> Any:  # noqa: RUF029 - the fake awaits it
+    async def deny(_: Any) -> Any:
         return refuse(grpc.StatusCode.RESOURCE_EXHAUSTED, 429, refused)
 
     async def run() -> None:
@@ -181,7 +181,7 @@ def test_a_refusal_by_check_is_openais_error(tmp_path: Path) -> None:
 def test_a_failure_before_the_first_token_is_openais_error(
     tmp_path: Path, code: grpc.StatusCode, http: int
 ) -> None:
-    async def fail(request: Any, context: Any) -> AsyncIterator[Any]:
+    async def fail(context: Any) -> AsyncIterator[Any]:
         trailers = (("x-evenflow-reason", "WHY"), ("x-evenflow-field", "messages"))
         await context.abort(code, "said so: 100%", trailers)
         yield
@@ -226,7 +226,7 @@ async def _is_unavailable(gateway: Gateway) -> None:
 
 
 def test_a_stream_that_fails_late_does_not_end_as_done(tmp_path: Path) -> None:
-    async def fails_late(request: Any, context: Any) -> AsyncIterator[Any]:
+    async def fails_late(context: Any) -> AsyncIterator[Any]:
         yield chunk("a")
         yield chat.StreamChatCompletionResponse(error=chat.Error(message="died", code="WHY"))
         await context.abort(grpc.StatusCode.UNAVAILABLE, "died")

@@ -28,23 +28,23 @@ TRACE = "0af7651916cd43dd8448eb211c80319c"
 USAGE = (("x-evenflow-prompt-tokens", "3"), ("x-evenflow-engine", "simulated"))
 
 
-async def answers(request: Any, context: Any) -> AsyncIterator[Any]:
+async def answers(context: Any) -> AsyncIterator[Any]:
     yield delta("a")
     context.set_trailing_metadata(USAGE)
 
 
-async def streams(request: Any, context: Any) -> AsyncIterator[Any]:
+async def streams(context: Any) -> AsyncIterator[Any]:
     yield chunk("a")
     context.set_trailing_metadata(USAGE)
 
 
-async def fails(request: Any, context: Any) -> AsyncIterator[Any]:
+async def fails(context: Any) -> AsyncIterator[Any]:
     await context.abort(grpc.StatusCode.INTERNAL, "broke", (("x-evenflow-reason", "BUG"),))
     yield
 
 
 def names_the_request(gateway: Gateway) -> None:
-    async def answer(request: Any) -> Any:  # noqa: RUF029 - the fake awaits it
+    async def answer(request: Any) -> Any:
         name = request.attributes.request.http.headers["x-request-id"]
         return let_go(",".join(gateway.addresses), x_evenflow_request_id=name)
 
@@ -95,7 +95,7 @@ def test_a_failure_before_the_first_token_is_reported_by_headers(tmp_path: Path)
 
 
 def test_what_was_not_let_go_can_be_told_apart(tmp_path: Path) -> None:
-    async def deny(_: Any) -> Any:  # noqa: RUF029 - the fake awaits it
+    async def deny(_: Any) -> Any:
         return refuse(grpc.StatusCode.PERMISSION_DENIED, 403, {"grpc-status": "7"})
 
     async def run() -> None:
@@ -115,7 +115,7 @@ def test_what_was_not_let_go_can_be_told_apart(tmp_path: Path) -> None:
 
 
 def test_a_client_that_left_is_told_apart(tmp_path: Path) -> None:
-    async def stops_half_way(request: Any, context: Any) -> AsyncIterator[Any]:
+    async def stops_half_way(_: Any) -> AsyncIterator[Any]:
         yield delta("a")
         await asyncio.Event().wait()
 
@@ -150,7 +150,7 @@ class Receiver(TraceServiceServicer):
 
 async def listening(receiver: Receiver, tls: TlsFiles) -> tuple[grpc.aio.Server, int]:
     server = grpc.aio.server()
-    add_TraceServiceServicer_to_server(receiver, server)
+    add_TraceServiceServicer_to_server(receiver, server)  # type: ignore[no-untyped-call] # generated without types
     port = server.add_secure_port("127.0.0.1:0", server_credentials(tls))
     await server.start()
     return server, port

@@ -12,29 +12,29 @@ import pytest
 from evenflow.inference.v1 import inference_service_pb2 as pb
 from tests.fakes.envoy_router import let_go
 from tests.fakes.scripted_runtime import delta
-from tests.integration.envoy.gateway import Gateway, running_gateway
+from tests.integration.envoy.gateway import Gateway, running_gateway, trailers_of
 
 pytestmark = pytest.mark.integration
 
 ASK = pb.GenerateRequest(model="m", text="hi")
 
 
-async def answers(request: Any, context: Any) -> AsyncIterator[Any]:
+async def answers(_: Any) -> AsyncIterator[Any]:
     yield delta("a")
     yield delta("b")
 
 
-async def is_full(request: Any, context: Any) -> AsyncIterator[Any]:
+async def is_full(context: Any) -> AsyncIterator[Any]:
     await context.abort(grpc.StatusCode.UNAVAILABLE, "draining")
     yield
 
 
-async def stays_silent(request: Any, context: Any) -> AsyncIterator[Any]:
+async def stays_silent(_: Any) -> AsyncIterator[Any]:
     await asyncio.Event().wait()
     yield
 
 
-async def stops_half_way(request: Any, context: Any) -> AsyncIterator[Any]:
+async def stops_half_way(_: Any) -> AsyncIterator[Any]:
     yield delta("a")
     await asyncio.Event().wait()
 
@@ -44,7 +44,7 @@ async def texts(call: Any) -> list[str]:
 
 
 def lets_go(gateway: Gateway, endpoints: list[str], **headers: str) -> None:
-    async def answer(_: Any) -> Any:  # noqa: RUF029 - the fake awaits it
+    async def answer(_: Any) -> Any:
         return let_go(",".join(endpoints), **headers)
 
     gateway.check.answer = answer
@@ -100,7 +100,7 @@ def test_nothing_is_tried_again_after_the_first_token(tmp_path: Path) -> None:
 
 
 def test_a_bug_is_not_tried_again(tmp_path: Path) -> None:
-    async def fails(request: Any, context: Any) -> AsyncIterator[Any]:
+    async def fails(context: Any) -> AsyncIterator[Any]:
         await context.abort(grpc.StatusCode.INTERNAL, "internal error")
         yield
 
@@ -119,7 +119,7 @@ def test_an_endpoint_that_leaves_keeps_its_streams(tmp_path: Path) -> None:
     removed = r"cluster\.runtime\.membership_change"
     go_on = asyncio.Event()
 
-    async def in_two_parts(request: Any, context: Any) -> AsyncIterator[Any]:
+    async def in_two_parts(_: Any) -> AsyncIterator[Any]:
         yield delta("a")
         await go_on.wait()
         yield delta("b")
@@ -164,7 +164,7 @@ def test_envoy_ends_what_a_runtime_does_not(tmp_path: Path) -> None:
             with pytest.raises(grpc.aio.AioRpcError) as caught:
                 await gateway.stub.Generate(ASK, timeout=5).read()
             assert caught.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
-            assert dict(caught.value.trailing_metadata() or ())["x-evenflow-reason"] == "DEADLINE"
+            assert trailers_of(caught.value)["x-evenflow-reason"] == "DEADLINE"
             async with asyncio.timeout(0.25):
                 await gateway.runtimes[0].cancelled.wait()
             assert not gateway.runtimes[1].calls
@@ -177,7 +177,7 @@ def test_the_routers_deadline_overwrites_the_clients(tmp_path: Path) -> None:
         async with running_gateway(tmp_path) as gateway:
             left_s: list[float] = []
 
-            async def says_how_long(request: Any, context: Any) -> AsyncIterator[Any]:
+            async def says_how_long(context: Any) -> AsyncIterator[Any]:
                 left_s.append(context.time_remaining())
                 yield delta("a")
 

@@ -37,7 +37,7 @@ def frames(body: bytes) -> list[tuple[int, bytes]]:
     return found
 
 
-async def answers(request: Any, context: Any) -> AsyncIterator[Any]:
+async def answers(context: Any) -> AsyncIterator[Any]:
     yield delta("a")
     context.set_trailing_metadata((("x-evenflow-output-tokens", "1"),))
 
@@ -49,9 +49,7 @@ def test_grpc_web_is_understood_on_both_listeners(tmp_path: Path, http2: bool) -
             gateway.play(answers)
             plane = gateway.snapshot.data_plane
             context = trusting(gateway.identities.tenant("acme"))
-            async with httpx.AsyncClient(
-                verify=context, http1=not http2, http2=http2
-            ) as client:
+            async with httpx.AsyncClient(verify=context, http1=not http2, http2=http2) as client:
                 for url in (f"https://{plane.mesh}", f"http://{plane.front_end}"):
                     answer = await client.post(
                         url + PATH,
@@ -87,7 +85,7 @@ def test_grpc_web_as_text_reaches_check_as_protobuf(tmp_path: Path) -> None:
 def test_a_refusal_reaches_a_browser_with_its_reason(tmp_path: Path) -> None:
     headers = {"grpc-status": "7", "grpc-message": "no", "x-evenflow-reason": "MODEL_NOT_ALLOWED"}
 
-    async def deny(_: Any) -> Any:  # noqa: RUF029 - the fake awaits it
+    async def deny(_: Any) -> Any:
         return refuse(grpc.StatusCode.PERMISSION_DENIED, 403, headers)
 
     async def run() -> None:

@@ -22,7 +22,6 @@ from envoy_data_plane.envoy.extensions.filters.http.ext_authz.v3 import BufferSe
 from envoy_data_plane.envoy.extensions.filters.http.grpc_json_transcoder.v3 import (
     GrpcJsonTranscoder,
     GrpcJsonTranscoderPrintOptions,
-    GrpcJsonTranscoderRequestValidationOptions,
     GrpcJsonTranscoderUrlUnescapeSpec,
 )
 from envoy_data_plane.envoy.extensions.filters.http.grpc_web.v3 import GrpcWeb

@@ -25,6 +25,7 @@ from envoy_data_plane.envoy.extensions.filters.network.http_connection_manager.v
     ResponseMapper,
 )
 
+
 @dataclass(frozen=True, slots=True)
 class _Meaning:
     status: int

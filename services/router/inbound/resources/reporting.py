@@ -1,4 +1,4 @@
-"""What Envoy tells about a request: spans to telemetry, its end to the router. No body in either."""
+"""What Envoy tells about a request: spans to telemetry, its end to the router. No bodies."""
 
 from datetime import timedelta
 

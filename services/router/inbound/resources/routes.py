@@ -54,10 +54,10 @@ RETRIES = 2
 
 
 def routes(plane: DataPlane) -> list[RouteConfiguration]:
-    return [_configuration(MESH, plane, ()), _configuration(FRONT_END, plane, plane.cors_origins)]
+    return [_configuration(MESH, ()), _configuration(FRONT_END, plane.cors_origins)]
 
 
-def _configuration(listener: str, plane: DataPlane, origins: tuple[str, ...]) -> RouteConfiguration:
+def _configuration(listener: str, origins: tuple[str, ...]) -> RouteConfiguration:
     per_filter = {CHECK: _check_knows(listener)}
     if origins:
         per_filter[CORS] = Any.pack(_cors(origins))
