@@ -4,7 +4,7 @@ from contextlib import suppress
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from evenflow.inference.v1 import inference_service_pb2 as inference_pb
@@ -133,12 +133,14 @@ def test_the_routers_own_methods_have_no_demand() -> None:
     assert demand_of("/evenflow.inference.v1.InferenceService/ListModels", b"junk") is None
 
 
+@settings(deadline=None)  # a busy machine is no fault
 @given(method=st.sampled_from(METHODS), junk=st.binary(max_size=200), in_a_frame=st.booleans())
 def test_no_bytes_are_more_than_refused(method: str, junk: bytes, *, in_a_frame: bool) -> None:
     with suppress(InvalidBody, InvalidDemand):
         demand_of(method, framed(junk) if in_a_frame else junk)
 
 
+@settings(deadline=None)  # a busy machine is no fault
 @given(st.data())
 def test_a_damaged_message_is_no_more_than_refused(data: st.DataObject) -> None:
     body = bytearray(generate(sampling=inference_pb.Sampling(max_output_tokens=7)))

@@ -9,7 +9,7 @@ import grpc
 import pytest
 from google.rpc.error_details_pb2 import BadRequest, ErrorInfo, RetryInfo
 from google.rpc.status_pb2 import Status
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
@@ -298,6 +298,7 @@ def test_every_reason_has_a_code() -> None:
 text = st.text(max_size=30)
 
 
+@settings(deadline=None)  # a busy machine is no fault
 @given(
     body=st.one_of(st.binary(max_size=100), st.binary(max_size=100).map(framed)),
     path=st.one_of(st.sampled_from([CREATE, "/"]), text),

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 
-from hypothesis import given
+from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
@@ -86,12 +86,12 @@ class AnyInterleaving(RuleBasedStateMachine):
 
 
 TestAnyInterleaving = AnyInterleaving.TestCase
+TestAnyInterleaving.settings = settings(deadline=None)  # a busy machine is no fault
 
 
-@given(st.integers(1, 5000))
-def test_timers_of_ended_requests_do_not_pile_up(requests: int) -> None:
+def test_timers_of_ended_requests_do_not_pile_up() -> None:
     in_flight = InFlight()
-    for number in range(requests):
+    for number in range(5000):
         in_flight.admit(f"r{number}", Slot("a:1", 1, 1e6))
         in_flight.end(f"r{number}")
 
