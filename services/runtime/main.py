@@ -53,6 +53,7 @@ async def serve(config: Config, engine: Engine) -> None:
     states = state.StateServicer(serving)
     server = build_server(serving, states, tls)
     server.listen(config.listen, tls)
+    await server.set_not_serving()
     await server.grpc.start()
     _log.info("runtime.loading", engine=engine.name, model=engine.model, version=engine.version)
     try:
@@ -84,13 +85,16 @@ def build_server(serving: Serving, states: state.StateServicer, tls: TlsFiles) -
 
 
 async def _started(engine: Engine) -> bool:
-    """False when told to stop meanwhile."""
-    async with asyncio.TaskGroup() as tasks:
-        starting = tasks.create_task(engine.start())
-        stopping = tasks.create_task(lifecycle.stop_signal())
-        await asyncio.wait((starting, stopping), return_when=asyncio.FIRST_COMPLETED)
-        starting.cancel()
-        stopping.cancel()
+    """False when told to stop meanwhile. Raises EngineFailed."""
+    try:
+        async with asyncio.TaskGroup() as tasks:
+            starting = tasks.create_task(engine.start())
+            stopping = tasks.create_task(lifecycle.stop_signal())
+            await asyncio.wait((starting, stopping), return_when=asyncio.FIRST_COMPLETED)
+            starting.cancel()
+            stopping.cancel()
+    except ExceptionGroup as group:
+        raise group.exceptions[0] from None  # only one of the two can fail
     return not starting.cancelled()
 
 

@@ -65,6 +65,28 @@ def test_a_wrong_setting_ends_the_start(
     assert said in errors
 
 
+def test_a_model_that_cannot_be_read_ends_the_start(tmp_path: Path) -> None:
+    weights = tmp_path / "broken.gguf"
+    weights.write_bytes(b"no model")
+    changed = {
+        "RUNTIME_ENGINE": "llamacpp",
+        "RUNTIME_MODEL": "broken",
+        "RUNTIME_MODEL_VERSION": "1",
+        "RUNTIME_MODEL_PATH": str(weights),
+    }
+
+    async def scenario() -> tuple[int | None, bytes]:
+        variables = environ(Identities(tmp_path), free_port(), **changed)
+        async with service("services.runtime", variables) as process:
+            _, errors = await process.communicate()
+            return process.returncode, errors
+
+    code, errors = asyncio.run(scenario())
+
+    assert code == 1
+    assert b"llama.cpp can't load broken.gguf" in errors
+
+
 async def watched(where: str, identities: Identities, draining: asyncio.Event) -> int:
     """How many states came until the runtime ended the stream."""
     async with channel(where, identities.service("router"), server="runtime") as calls:
