@@ -41,7 +41,7 @@ _OUT_OF_REACH = ("UF", "UH", "UC", "UR", "URX", "LR", "UO", "NC")
 _MEANINGS = (
     _Meaning(400, "BODY_INVALID"),
     _Meaning(404, "PATH_NOT_FOUND", flags=("NC",), message="no such path or method"),
-    _Meaning(408, "BODY_TOO_SLOW"),
+    _Meaning(408, "BODY_TOO_SLOW", grpc_status=4),  # DEADLINE_EXCEEDED
     _Meaning(413, "BODY_TOO_LARGE", grpc_status=8),  # RESOURCE_EXHAUSTED
     _Meaning(503, "NO_ENDPOINT", flags=_OUT_OF_REACH, message="no runtime could be reached"),
     _Meaning(503, "NO_ENDPOINT"),
