@@ -14,9 +14,6 @@ import psutil
 
 from deploy.local.settings import HOST
 
-SOCKET_PATH_BYTES = 107  # sockaddr_un.sun_path, the final zero left out (unix(7))
-LONGEST_SOCKET_NAME = "/supervisor.sock.1234567"  # supervisord binds it with its pid, then renames
-
 
 class CannotRun(Exception):
     """The mesh can't be started here and now; the message says what to do."""
@@ -55,15 +52,6 @@ def check_disk(folder: Path, needed_bytes: int, *, what: str) -> None:
         raise CannotRun(
             f"{what} needs {needed_bytes / 1e9:.1f} GB of disk under {folder}, but only "
             f"{free / 1e9:.1f} GB are free; EVENFLOW_DOWNLOADS names another folder"
-        )
-
-
-def check_socket_folder(folder: Path) -> None:
-    length = len(os.fsencode(folder)) + len(LONGEST_SOCKET_NAME)
-    if length > SOCKET_PATH_BYTES:
-        raise CannotRun(
-            f"{folder} is {length - SOCKET_PATH_BYTES} bytes too long for a unix socket's path; "
-            "set EVENFLOW_HOME to a shorter one"
         )
 
 

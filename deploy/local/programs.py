@@ -36,7 +36,13 @@ def programs(settings: Settings, prepared: Prepared, engine: Engine) -> list[Pro
         _service("policy", "backing", _policy(settings, prepared)),
         _service("telemetry", "backing", _telemetry(settings)),
         *(
-            _runtime(at, port, settings, engine)
+            Program(
+                name=f"runtime-{at}",
+                command=(str(engine.python), "-m", "services.runtime"),
+                group="serving",
+                stop_within_s=4,  # vLLM's engine takes as long to let go
+                environ=_runtime(port, settings, prepared, engine),
+            )
             for at, port in enumerate(settings.runtime_ports, start=1)
         ),
         _service("router", "serving", _router(settings, prepared)),
@@ -92,25 +98,20 @@ def _router(settings: Settings, prepared: Prepared) -> dict[str, str]:
     }
 
 
-def _runtime(at: int, port: int, settings: Settings, engine: Engine) -> Program:
-    return Program(
-        name=f"runtime-{at}",
-        command=(str(engine.python), "-m", "services.runtime"),
-        group="serving",
-        stop_within_s=4,  # vLLM's engine takes as long to let go
-        environ={
-            **_python_path(),
-            "RUNTIME_ENGINE": engine.name,
-            "RUNTIME_MODEL": engine.model,
-            "RUNTIME_MODEL_VERSION": engine.version,
-            "RUNTIME_MODEL_PATH": str(engine.weights or ""),
-            "RUNTIME_LISTEN": address(port),
-            "RUNTIME_TLS": _tls(settings, "runtime"),
-            "RUNTIME_OTLP": address(settings.telemetry_port),
-            "RUNTIME_DRAIN_S": str(DRAIN_S),
-            **engine.environ,
-        },
-    )
+def _runtime(port: int, settings: Settings, prepared: Prepared, engine: Engine) -> dict[str, str]:
+    return {
+        **_python_path(),
+        "RUNTIME_ENGINE": engine.name,
+        "RUNTIME_MODEL": engine.model,
+        "RUNTIME_MODEL_VERSION": engine.version,
+        "RUNTIME_MODEL_PATH": str(engine.weights or ""),
+        "RUNTIME_LISTEN": address(port),
+        "RUNTIME_TLS": _tls(settings, "runtime"),
+        "RUNTIME_OTLP": address(settings.telemetry_port),
+        "RUNTIME_DRAIN_S": str(DRAIN_S),
+        "TMPDIR": str(prepared.sockets),  # engines put sockets there; killed, they stay
+        **engine.environ,
+    }
 
 
 def _envoy(prepared: Prepared) -> Program:

@@ -28,7 +28,7 @@ ROOT = Path(__file__).resolve().parents[2]
 LOOK_EVERY_S = 1.0
 OPEN_FILES = 65_536
 TAIL_LINES = 20
-LONGEST_RUN_FOLDER = 80  # bytes; leaves room for a socket's name: see unix(7)
+LONGEST_RUN_FOLDER = 64  # bytes of the 107 that a socket's path may have: see unix(7)
 
 
 def run(settings: Settings, asked: str | None) -> None:

@@ -25,6 +25,7 @@ from deploy.local.tied import adopt_orphans
 TIED = Path(__file__).with_name("tied.py")
 GROUPS = ("backing", "serving", "edge")  # started in this order, stopped in the other
 STOP_WITHIN_S = 8.0  # all groups, one after the other; after it, everything is killed
+ORPHANS_WITHIN_S = 4.0
 SETTLED_S = 5  # a program that lives this long has started; before it, a death counts as a try
 TRIES = 3
 LOG_BYTES = 10_000_000
@@ -87,6 +88,8 @@ class Supervisor:
                 self._process.wait(STOP_WITHIN_S)
             except subprocess.TimeoutExpired:
                 self._process.kill()
+        else:  # the programs have been told, by their tie to it
+            psutil.wait_procs(_descendants() - self._others, timeout=ORPHANS_WITHIN_S)
         left = _descendants() - self._others
         for process in left:
             process.kill()

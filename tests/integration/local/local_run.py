@@ -36,6 +36,15 @@ class LocalRun:
             if name in " ".join(each.cmdline()) and "tied.py" not in " ".join(each.cmdline())
         )
 
+    def sockets(self) -> list[Path]:
+        """Paths of the unix sockets that the mesh listens on."""
+        paths = {
+            str(each.laddr)
+            for process in self.process.children(recursive=True)
+            for each in process.net_connections("unix")
+        }
+        return [Path(path) for path in paths if path.startswith("/")]
+
     def output(self) -> str:
         return "".join(self.lines)
 

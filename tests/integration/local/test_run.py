@@ -136,10 +136,21 @@ def test_its_end_leaves_no_process_and_no_socket(
 ) -> None:
     with local_run(tmp_path) as mesh:
         family = mesh.family()
+        sockets = mesh.sockets()
         assert len(family) >= 8
+        assert len(sockets) >= 4  # supervisord's, the router's, Envoy's, the engines'
 
         strike(mesh)
         _, left = psutil.wait_procs(family, timeout=ENDED_WITHIN_S)
 
     assert left == []
-    assert not [path for path in tmp_path.rglob("*") if path.is_socket()]
+    assert [path for path in sockets if path.exists()] == []
+
+
+def test_a_home_with_a_long_path_has_its_sockets_elsewhere(tmp_path: Path) -> None:
+    home = tmp_path / ("long" * 20)
+    with local_run(home) as mesh:
+        sockets = mesh.sockets()
+
+    assert not any(path.is_relative_to(home) for path in sockets)
+    assert not any(path.parent.exists() for path in sockets)
