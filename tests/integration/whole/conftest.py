@@ -7,7 +7,12 @@ import pytest
 from tests.integration.whole.mesh import Mesh, running
 from tests.integration.whole.receiver import Receiver, receiving
 
-SIMULATED_STEP_MS = 20
+STEP_S = 0.02
+SLOW_PROMPT_WORDS = 1000
+SIMULATED = {
+    "RUNTIME_SIMULATED_STEP_S": str(STEP_S),
+    "RUNTIME_SIMULATED_PREFILL_PER_TOKEN_S": "0.002",  # 2 s and more for the slow prompt
+}
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -35,8 +40,9 @@ def simulated_mesh() -> Iterator[Mesh]:
     with running(
         command="simulate",
         model="simulated",
-        step_s=SIMULATED_STEP_MS / 1000,
-        slow_prompt_words=1500,
+        environ=SIMULATED,
+        step_s=STEP_S,
+        slow_prompt_words=SLOW_PROMPT_WORDS,
     ) as mesh:
         yield mesh
 

@@ -5,6 +5,7 @@ import os
 import shutil
 import signal
 import socket
+import ssl
 import subprocess
 import sys
 import tempfile
@@ -42,6 +43,7 @@ class Mesh:
     step_s: float = 0.0  # of the simulated engine, one request alone
     slow_prompt_words: int = 0  # whose prefill takes the simulated engine seconds
     output: list[str] = field(default_factory=list)  # lines printed so far
+    spoke: threading.Event = field(default_factory=threading.Event)  # ready, or ended
 
     @property
     def address(self) -> str:
@@ -79,7 +81,7 @@ class Mesh:
 
     def metrics(self) -> str:
         folder = service_folder(self.home, "operator")
-        context = httpx.create_ssl_context(verify=str(folder / "ca.pem"))
+        context = ssl.create_default_context(cafile=folder / "ca.pem")
         context.check_hostname = False  # the certificate names telemetry.evenflow.local
         context.load_cert_chain(folder / "cert.pem", folder / "key.pem")
         with httpx.Client(verify=context, trust_env=False) as client:
@@ -103,7 +105,8 @@ class Mesh:
             found = json.loads(admin.get("/stats?format=json").text)["stats"]
         stats = {each["name"]: each["value"] for each in found if "value" in each}
         return {
-            "checks": _sum(stats, "ext_authz", ".ok") + _sum(stats, "ext_authz", ".denied"),
+            "checks": _sum(stats, "http.", "ext_authz.ok")
+            + _sum(stats, "http.", "ext_authz.denied"),
             "logs_written": _sum(stats, "access_logs.grpc_access_log", "logs_written"),
             "bytes_to_router": _sum(stats, "cluster.router", "upstream_cx_tx_bytes_total"),
         }
@@ -140,7 +143,7 @@ def running(
     names = ("MESH", "FRONTEND", "ROUTER", "POLICY", "TELEMETRY", "PROMETHEUS")
     numbers = free_ports(len(names) + 2)
     single = {f"EVENFLOW_{name}_PORT": port for name, port in zip(names, numbers, strict=False)}
-    process = subprocess.Popen(
+    with subprocess.Popen(
         [sys.executable, "-m", "deploy.local", command],
         cwd=ROOT,
         env={
@@ -156,22 +159,25 @@ def running(
         stderr=subprocess.STDOUT,
         text=True,
         start_new_session=True,
-    )
-    mesh = Mesh(
-        home=home,
-        model=model,
-        process=process,
-        single_ports=single,
-        runtime_ports=tuple(numbers[-2:]),
-        **facts,
-    )
-    try:
-        _wait_until_ready(mesh)
-        yield mesh
-    finally:
-        process.send_signal(signal.SIGINT)
-        process.wait(STOPPED_WITHIN_S)
-        shutil.rmtree(home)
+    ) as process:
+        mesh = Mesh(
+            home=home,
+            model=model,
+            process=process,
+            single_ports=single,
+            runtime_ports=tuple(numbers[-2:]),
+            **facts,
+        )
+        reader = threading.Thread(target=_read, args=(mesh,))
+        reader.start()
+        try:
+            _wait_until_ready(mesh)
+            yield mesh
+        finally:
+            process.send_signal(signal.SIGINT)
+            process.wait(STOPPED_WITHIN_S)
+            reader.join()
+            shutil.rmtree(home)
 
 
 def free_ports(number: int) -> list[int]:
@@ -186,16 +192,14 @@ def free_ports(number: int) -> list[int]:
 
 
 def _wait_until_ready(mesh: Mesh) -> None:
-    ready = threading.Event()
-
-    def read() -> None:
-        for line in mesh.process.stdout or ():
-            mesh.output.append(line)
-            if line.startswith("evenflow: ready"):
-                ready.set()
-        ready.set()  # it ended
-
-    threading.Thread(target=read, daemon=True).start()
-    in_time = ready.wait(READY_WITHIN_S)
+    in_time = mesh.spoke.wait(READY_WITHIN_S)
     assert in_time, "".join(mesh.output)
     assert mesh.process.poll() is None, "".join(mesh.output)
+
+
+def _read(mesh: Mesh) -> None:
+    for line in mesh.process.stdout or ():
+        mesh.output.append(line)
+        if line.startswith("evenflow: ready"):
+            mesh.spoke.set()
+    mesh.spoke.set()  # it ended

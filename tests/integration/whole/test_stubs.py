@@ -89,6 +89,7 @@ def test_models_are_those_that_the_tenant_may_use(real_mesh: Mesh) -> None:
         (pb.Sampling(logprobs=99), "sampling.logprobs"),
         (pb.Sampling(json_schema="["), "sampling.json_schema"),
     ],
+    ids=["top_p", "temperature", "NaN", "max_output_tokens", "logprobs", "json_schema"],
 )
 def test_a_bad_sampling_value_is_refused_by_field(
     real_mesh: Mesh, sampling: pb.Sampling, field: str
