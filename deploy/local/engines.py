@@ -53,7 +53,8 @@ def check_engine(name: str, downloads: Path, *, runtimes: int) -> None:
     """Raises CannotRun, before anything is fetched or started."""
     needs = NEEDS[name]
     check_memory(runtimes * needs.memory_bytes, what=f"{runtimes} x {name}")
-    if not (downloads / "envoy").exists():
+    fetched = downloads / ("vllm" if name == "vllm" else "envoy")
+    if not fetched.exists():
         check_disk(downloads, needs.disk_bytes, what=f"a first start with {name}")
 
 
