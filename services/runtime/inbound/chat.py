@@ -73,6 +73,7 @@ class ChatServicer(ChatServiceServicer):
                 raise
             if chat.stream_options.include_usage:
                 yield usage_chunk(heading, report)
+            yield pb.StreamChatCompletionResponse()  # Envoy makes "data: [DONE]" of it
 
     def _heading(self, owner: Owner) -> Heading:
         return Heading.of(owner, self._serving.engine, now_unix_s=self._now_unix_s())

@@ -87,9 +87,10 @@ def test_an_answer_in_one_piece(tmp_path: Path) -> None:
 
 
 def test_a_stream_says_its_role_once_and_its_reason_last(tmp_path: Path) -> None:
-    chunks, code, _ = streamed(tmp_path, max_completion_tokens=4, ignore_eos=True)
+    (*chunks, last), code, _ = streamed(tmp_path, max_completion_tokens=4, ignore_eos=True)
 
     assert code is grpc.StatusCode.OK
+    assert last == pb.StreamChatCompletionResponse(), "Envoy makes [DONE] of it"
     assert [chunk.choices[0].delta.HasField("role") for chunk in chunks] == [True, *[False] * 3]
     reasons = [chunk.choices[0].finish_reason for chunk in chunks]
     assert reasons == ["", "", "", "length"]
@@ -100,10 +101,10 @@ def test_a_stream_says_its_role_once_and_its_reason_last(tmp_path: Path) -> None
 
 
 def test_usage_comes_last_if_asked_for(tmp_path: Path) -> None:
-    chunks, _, _ = streamed(tmp_path, max_tokens=4, stream_options={"include_usage": True})
+    (*_, usage, _), _, _ = streamed(tmp_path, max_tokens=4, stream_options={"include_usage": True})
 
-    assert not chunks[-1].choices
-    assert chunks[-1].usage.completion_tokens == 4
+    assert not usage.choices
+    assert usage.usage.completion_tokens == 4
 
 
 def test_content_may_be_parts(tmp_path: Path) -> None:
