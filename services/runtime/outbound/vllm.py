@@ -14,10 +14,10 @@ from dataclasses import dataclass
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 
-from vllm import TokensPrompt
 from vllm.config import VllmConfig
 from vllm.engine.arg_utils import AsyncEngineArgs
 from vllm.exceptions import VLLMClientError
+from vllm.inputs import tokens_input
 from vllm.v1.engine.async_llm import AsyncLLM
 from vllm.v1.engine.exceptions import EngineDeadError, EngineGenerateError
 from vllm.v1.metrics.loggers import StatLoggerBase
@@ -33,12 +33,13 @@ from services.runtime.core.engine import (
     Step,
 )
 from services.runtime.core.sampling import Sampling
+from services.runtime.outbound.vllm_child import Tie
 from services.runtime.outbound.vllm_load import Load
 from services.runtime.outbound.vllm_prompts import chat_tokens, text_tokens
 from services.runtime.outbound.vllm_sampling import sampling_params, step_of
 
 _RELEASE_PATIENCE_S = 5.0  # for a cancelled job's slot; longer than any step
-_STOP_PATIENCE_S = 5.0  # for the child to end by itself
+_STOP_PATIENCE_S = 1.0  # for the child to end by itself; it has nothing to save
 _LOOK_AGAIN_S = 0.1  # for a child that is only just being started
 
 
@@ -64,7 +65,6 @@ class VllmEngine:
         self.max_context_tokens = settings.max_context_tokens
         self._settings = settings
         self._load = Load(max_running=settings.max_running)
-        self._children: Sequence[BaseProcess] = ()
         self._started: _Started | None = None
 
     async def start(self) -> None:
@@ -75,8 +75,8 @@ class VllmEngine:
         except asyncio.CancelledError:
             await _abandon(building, before)
             raise
-        self._children = _children_besides(before)
-        self._started = _Started(llm, ThreadPoolExecutor(1, "vllm-tokenizer"))
+        tie = Tie([child.pid for child in _children_besides(before) if child.pid is not None])
+        self._started = _Started(llm, tie, ThreadPoolExecutor(1, "vllm-tokenizer"))
         cache = llm.vllm_config.cache_config
         # One block is vLLM's placeholder and holds nothing
         self._load.set_kv_cache(blocks=cache.num_gpu_blocks - 1, block_tokens=cache.block_size)
@@ -93,7 +93,7 @@ class VllmEngine:
         if started.llm.output_handler is not None:
             started.llm.output_handler.cancel()  # or it reports the end of the child as a failure
         await asyncio.to_thread(started.llm.shutdown, _STOP_PATIENCE_S)
-        await asyncio.to_thread(_kill, self._children)
+        await asyncio.to_thread(started.tie.undo)
 
     async def encode_chat(self, messages: Sequence[Message]) -> Sequence[int]:
         started = self._live()
@@ -175,6 +175,7 @@ class VllmEngine:
 @dataclass(frozen=True, slots=True)
 class _Started:
     llm: AsyncLLM
+    tie: Tie
     tokenizing: ThreadPoolExecutor  # one thread: a tokenizer is not safe in two
 
 
@@ -193,9 +194,7 @@ class _StepCounts(StatLoggerBase):  # type: ignore[misc]  # Any where vLLM isn't
 
 
 async def _outputs(llm: AsyncLLM, job: Job) -> AsyncGenerator[Step, None]:
-    prompt = TokensPrompt(prompt_token_ids=list(job.prompt))
-    if job.cache_salt:
-        prompt["cache_salt"] = job.cache_salt
+    prompt = tokens_input(list(job.prompt), cache_salt=job.cache_salt or None)
     try:
         params = sampling_params(job)
         outputs = llm.generate(prompt, params, job.request_id, priority=job.priority)

@@ -1,41 +1,45 @@
-"""A child that watches its parent is gone when the parent is killed."""
+"""A runtime's children end with it, however it ends."""
 
 import os
 import select
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
+
+import pytest
 
 ROOT = Path(__file__).parents[3]
 WITHIN_S = 10.0
 
-# As vLLM's child does it: a spawned process watches, the one that spawned it only lives.
-CHILD = """
-import threading
-from services.runtime.outbound.vllm_child import end_with_parent
-
-end_with_parent()
-print("watching", flush=True)
-threading.Event().wait()
-"""
-PARENT = """
+RUNTIME = """
 import subprocess, sys
+from services.runtime.outbound.vllm_child import Tie
 
-child = subprocess.Popen([sys.executable, "-c", sys.argv[1]])
+child = subprocess.Popen(["sleep", "1000"], stdout=subprocess.DEVNULL)
+tie = Tie([child.pid])
 print(child.pid, flush=True)
-child.wait()
+sys.stdin.readline()
+tie.undo()
 """
 
 
-def test_a_child_ends_with_a_killed_parent() -> None:
-    command = [sys.executable, "-c", PARENT, CHILD]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=ROOT) as parent:
-        assert parent.stdout is not None
-        lines = {parent.stdout.readline().strip(), parent.stdout.readline().strip()}
-        child = os.pidfd_open(int((lines - {"watching"}).pop()))
+@pytest.mark.parametrize(
+    "end",
+    [
+        pytest.param(lambda runtime: runtime.kill(), id="killed"),
+        pytest.param(lambda runtime: runtime.stdin.close(), id="undone"),
+    ],
+)
+def test_a_child_ends_with_its_runtime(end: Callable[[subprocess.Popen[str]], None]) -> None:
+    command = [sys.executable, "-c", RUNTIME]
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True, cwd=ROOT) as runtime:
+        assert runtime.stdout is not None
+        child = os.pidfd_open(int(runtime.stdout.readline()))
 
-        parent.send_signal(signal.SIGKILL)
+        end(runtime)
 
         ended, _, _ = select.select([child], [], [], WITHIN_S)
         if not ended:
