@@ -174,7 +174,9 @@ def _orders(admitted: Admitted, tenant: Tenant, salt: str) -> Iterable[tuple[str
     yield "x-evenflow-cache-salt", salt
     yield "x-evenflow-max-context-tokens", str(tenant.max_context_tokens)
     yield "x-evenflow-max-output-tokens", str(tenant.max_output_tokens)
-    yield "grpc-timeout", f"{max(1, int(admitted.timeout_s * 1000))}m"
+    timeout_ms = max(1, int(admitted.timeout_s * 1000))
+    yield "grpc-timeout", f"{timeout_ms}m"
+    yield "x-envoy-upstream-rq-timeout-ms", str(timeout_ms)  # Envoy ends what a runtime does not
     yield "x-evenflow-endpoints", ",".join(admitted.endpoints)
 
 

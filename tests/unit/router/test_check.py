@@ -91,6 +91,7 @@ def test_the_runtime_and_envoy_are_told_all_they_need() -> None:
         "x-evenflow-max-context-tokens": "4096",
         "x-evenflow-max-output-tokens": "1024",
         "grpc-timeout": "5000m",
+        "x-envoy-upstream-rq-timeout-ms": "5000",
         "x-evenflow-endpoints": f"{A},{B}",
     }
     assert len(salt) == 64

@@ -72,7 +72,8 @@ def _http(name: str, plane: DataPlane) -> HttpConnectionManager:
         access_log=[access_log()],
         tracing=tracing(plane),
         early_header_mutation_extensions=[_nobody_else_says_ours()],
-        # On the edge: no address is internal, so loopback clients are not trusted either.
+        # Says no more than that no other proxy is in front; loopback counts as internal all the
+        # same, so what clients claim is removed above and not left to Envoy's rules of the edge.
         use_remote_address=True,
         internal_address_config=HttpConnectionManagerInternalAddressConfig(),
         always_set_request_id_in_response=True,  # OpenAI's clients report x-request-id
