@@ -22,4 +22,6 @@ def expected(config: type, prefix: str) -> dict[str, tuple[str, str]]:
 def _default(value: object) -> str:
     if value is MISSING:
         return "required"
+    if isinstance(value, tuple):
+        value = ",".join(map(str, value))
     return "unset" if value is None else f"`{getattr(value, 'value', value)}`"
