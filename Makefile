@@ -3,7 +3,7 @@ PYTHON ?= python3
 PY := .venv/bin/python
 
 .DEFAULT_GOAL := help
-.PHONY: help run setup test test-unit test-integration test-vllm check lint types fmt protos lock wheel bench clean
+.PHONY: help run setup hooks test test-unit test-integration test-vllm check lint types fmt protos lock wheel bench clean
 
 help: ## Print this page
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-18s %s\n", $$1, $$2}'
@@ -35,6 +35,9 @@ lint: ## ruff, import contracts, buf lint and breaking, shellcheck, yamllint
 
 types: ## mypy --strict on services, client, deploy and tests
 	@$(PY) -m mypy services client deploy tests
+
+hooks: setup ## Run the static checks before each commit
+	@.venv/bin/pre-commit install
 
 fmt: ## Format the code
 	@$(PY) -m ruff check --fix . ; $(PY) -m ruff format .

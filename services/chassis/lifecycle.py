@@ -31,16 +31,6 @@ async def stop_signal() -> None:
         loop.remove_signal_handler(signum)
 
 
-async def serve_until_signalled(server: Server, *, drain_s: float) -> None:
-    """Serves, ready at once, until SIGTERM or SIGINT; then running RPCs may finish."""
-    await server.grpc.start()
-    await server.set_serving()
-    _log.info("server.ready")
-    await stop_signal()
-    _log.info("server.draining", drain_s=drain_s)
-    await drain(server, drain_s=drain_s)
-
-
 async def drain(server: Server, *, drain_s: float) -> None:
     """Says NOT_SERVING, refuses new calls, and lets running ones go on for `drain_s` at most."""
     await server.set_not_serving()

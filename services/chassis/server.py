@@ -28,7 +28,7 @@ class CannotListen(OSError):
 
 @dataclass(frozen=True, slots=True)
 class Server:
-    """Add servicers to `wrapped`, `listen`, then `serve_until_signalled`.
+    """Add servicers to `wrapped`, `listen`, `start`, then `set_serving`.
 
     What is added to `grpc` of a bare server gets no span, no line, no status; of any other server
     it makes no difference.
@@ -55,6 +55,11 @@ class Server:
         except RuntimeError as error:
             raise CannotListen(f"can't listen on {address}: {error}") from error
         return port
+
+    async def start(self) -> None:
+        """Answers from now on, NOT_SERVING until `set_serving`."""
+        await self.set_not_serving()  # gRPC's servicer begins with SERVING
+        await self.grpc.start()
 
     async def set_serving(self) -> None:
         await self._set(health_pb2.HealthCheckResponse.SERVING)

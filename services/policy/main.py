@@ -53,7 +53,7 @@ async def serve(config: Config, file: PolicyFile, policy: Policy, stamp: Stamp |
     servicer = TenantServicer(policy, heartbeat_s=config.heartbeat_s)
     server = build_server(servicer, tls)
     server.listen(config.listen, tls)
-    await server.grpc.start()
+    await server.start()
     await server.set_serving()
     await _set_file_health(server, good=True)
     _log.info("server.ready", listen=config.listen.text)

@@ -148,7 +148,7 @@ def _sidecar(config: Config, parts: _Parts) -> Server:
 
 async def _serve(sidecar: Server, operator: Server, *, drain_s: float) -> None:
     for server in (sidecar, operator):
-        await server.grpc.start()
+        await server.start()
         await server.set_serving()
     _log.info("server.ready")
     await lifecycle.stop_signal()

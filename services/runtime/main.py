@@ -53,8 +53,7 @@ async def serve(config: Config, engine: Engine) -> None:
     states = state.StateServicer(serving)
     server = build_server(serving, states, tls)
     server.listen(config.listen, tls)
-    await server.set_not_serving()
-    await server.grpc.start()
+    await server.start()
     _log.info("runtime.loading", engine=engine.name, model=engine.model, version=engine.version)
     try:
         if await _started(engine):

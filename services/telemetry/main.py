@@ -69,7 +69,7 @@ async def serve(config: Config) -> None:
     async with asyncio.TaskGroup() as tasks:
         forwarding = tasks.create_task(parts.forward())
         page = await parts.page.listen(config.prometheus_listen, tls)
-        await parts.server.grpc.start()
+        await parts.server.start()
         await parts.server.set_serving()
         _log.info("server.ready", listen=config.listen.text)
         await lifecycle.stop_signal()

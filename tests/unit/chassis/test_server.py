@@ -75,7 +75,7 @@ async def serving(tls: TlsFiles, servicer: Servicer) -> AsyncIterator[tuple[Serv
     server = grpc_server(errors=ERRORS, callers=CALLERS, tls=tls, services=[SERVICE])
     pb_grpc.add_RuntimeServiceServicer_to_server(servicer, server.grpc)
     port = server.listen(address("127.0.0.1:0"), tls)
-    await server.grpc.start()
+    await server.start()
     await server.set_serving()
     try:
         yield server, f"127.0.0.1:{port}"
@@ -238,13 +238,35 @@ def test_health_follows_the_server_and_is_open_to_every_certificate(tmp_path: Pa
             channel(where, tenant, server="runtime") as calls,
         ):
             stub: Any = HealthStub(calls)
-            request = HealthCheckRequest(service=SERVICE)
-            up = (await stub.Check(request, timeout=5)).status
-            await server.set_not_serving()
-            return [up, (await stub.Check(request, timeout=5)).status]
+            found = []
+            for change in (server.set_not_serving, server.set_serving, server.set_not_serving):
+                await change()
+                for name in ("", SERVICE):
+                    request = HealthCheckRequest(service=name)
+                    found.append((await stub.Check(request, timeout=5)).status)
+            return found
 
-    expected = [HealthCheckResponse.SERVING, HealthCheckResponse.NOT_SERVING]
-    assert asyncio.run(scenario()) == expected
+    up, down = HealthCheckResponse.SERVING, HealthCheckResponse.NOT_SERVING
+    assert asyncio.run(scenario()) == [down, down, up, up, down, down]
+
+
+def test_health_says_not_serving_until_it_is_told(tmp_path: Path) -> None:
+    identities = Identities(tmp_path)
+
+    async def scenario() -> int:
+        tls = identities.service("runtime")
+        server = grpc_server(errors=ERRORS, callers=CALLERS, tls=tls, services=[SERVICE])
+        port = server.listen(address("127.0.0.1:0"), tls)
+        await server.start()
+        try:
+            async with channel(f"127.0.0.1:{port}", tls, server="runtime") as calls:
+                stub: Any = HealthStub(calls)
+                status: int = (await stub.Check(HealthCheckRequest(), timeout=5)).status
+                return status
+        finally:
+            await server.grpc.stop(None)
+
+    assert asyncio.run(scenario()) == HealthCheckResponse.NOT_SERVING
 
 
 def test_a_port_in_use_is_a_clear_error(tmp_path: Path) -> None:
