@@ -7,8 +7,9 @@ from collections.abc import Iterable
 import grpc
 
 from deploy.local.certificates import TENANTS
+from deploy.local.control import ProgramState
 from deploy.local.settings import Settings, address
-from deploy.local.supervision import ProgramState, Supervisor
+from deploy.local.supervision import Supervisor
 from evenflow.blocking import BlockingClient
 from evenflow.connection import Connection
 from evenflow.errors import EvenflowError

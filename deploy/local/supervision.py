@@ -8,18 +8,15 @@ import shlex
 import signal
 import subprocess
 import sys
-import xmlrpc.client
 from collections.abc import Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from http.client import HTTPException
 from pathlib import Path
-from typing import Any, cast
 
 import psutil
-from supervisor.xmlrpc import SupervisorTransport
 
+from deploy.local.control import SOCKET, Control, NoSupervisor, ProgramState
 from deploy.local.tied import adopt_orphans
 
 TIED = Path(__file__).with_name("tied.py")
@@ -45,20 +42,13 @@ class Program:
     environ: Mapping[str, str] = field(default_factory=dict)  # added to ours
 
 
-@dataclass(frozen=True, slots=True)
-class ProgramState:
-    name: str
-    status: str  # supervisord's: STARTING, RUNNING, BACKOFF, EXITED, FATAL, STOPPING, STOPPED
-    pid: int  # 0: none
-
-
 class Supervisor:
     def __init__(
         self, process: subprocess.Popen[bytes], socket: Path, others: AbstractSet[psutil.Process]
     ) -> None:
         self._process = process
         self._others = others  # children of ours that are not the mesh's
-        self._socket = socket
+        self._control = Control(socket)
 
     def states(self) -> dict[str, ProgramState]:
         """By program; empty while supervisord itself is starting.
@@ -68,17 +58,10 @@ class Supervisor:
         """
         if self._process.poll() is not None:
             raise SupervisorDied(f"supervisord ended with status {self._process.returncode}")
-        # Afresh each time: the transport keeps a connection that has failed.
-        transport = SupervisorTransport(serverurl=f"unix://{self._socket}")
-        rpc = xmlrpc.client.ServerProxy("http://localhost", transport=transport)
         try:
-            found = cast(list[dict[str, Any]], rpc.supervisor.getAllProcessInfo())
-        except (OSError, HTTPException, xmlrpc.client.Error):
+            return self._control.states()
+        except NoSupervisor:
             return {}  # not listening yet, or just ending: the next look tells
-        return {
-            each["name"]: ProgramState(each["name"], each["statename"], each["pid"])
-            for each in found
-        }
 
     def stop(self) -> None:
         """Returns when no process is left."""
@@ -106,7 +89,7 @@ def supervised(
     """
     adopt_orphans()
     others = _descendants()
-    socket = run_folder / "supervisor.sock"
+    socket = run_folder / SOCKET
     configuration = run_folder / "supervisord.conf"
     configuration.write_text(
         configured(programs, socket=socket, log_folder=log_folder, directory=directory)
