@@ -30,6 +30,7 @@ def main(arguments: list[str]) -> int:
 
 def _test(python: Path, arguments: list[str]) -> int:
     command = [str(python), "-m", "pytest", "tests/contract/engines", "--engine", "vllm"]
+    command += ["-o", "python_files=test_*.py vllm_only.py"]
     command += ["-W", "ignore::DeprecationWarning"]  # torch's and vLLM's, at their own imports
     command += ["-W", "ignore::ResourceWarning"]  # vLLM leaves a zmq context to the collector
     cores = len(os.sched_getaffinity(0))

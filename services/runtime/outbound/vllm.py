@@ -66,6 +66,7 @@ class VllmEngine:
         self._settings = settings
         self._load = Load(max_running=settings.max_running)
         self._started: _Started | None = None
+        self._releasing: set[asyncio.Task[None]] = set()
 
     async def start(self) -> None:
         before = {child.pid for child in multiprocessing.active_children()}
@@ -75,8 +76,9 @@ class VllmEngine:
         except asyncio.CancelledError:
             await _abandon(building, before)
             raise
-        tie = Tie([child.pid for child in _children_besides(before) if child.pid is not None])
-        self._started = _Started(llm, tie, ThreadPoolExecutor(1, "vllm-tokenizer"))
+        children = _children_besides(before)
+        tie = Tie([child.pid for child in children if child.pid is not None])
+        self._started = _Started(llm, children, tie, ThreadPoolExecutor(1, "vllm-tokenizer"))
         cache = llm.vllm_config.cache_config
         # One block is vLLM's placeholder and holds nothing
         self._load.set_kv_cache(blocks=cache.num_gpu_blocks - 1, block_tokens=cache.block_size)
@@ -90,9 +92,12 @@ class VllmEngine:
             return
         started, self._started = self._started, None
         started.tokenizing.shutdown(wait=False, cancel_futures=True)
+        if self._releasing:
+            await asyncio.wait(self._releasing)
         if started.llm.output_handler is not None:
             started.llm.output_handler.cancel()  # or it reports the end of the child as a failure
         await asyncio.to_thread(started.llm.shutdown, _STOP_PATIENCE_S)
+        await asyncio.to_thread(_kill, started.children)
         await asyncio.to_thread(started.tie.undo)
 
     async def encode_chat(self, messages: Sequence[Message]) -> Sequence[int]:
@@ -111,22 +116,24 @@ class VllmEngine:
         llm = self._live().llm
         self._check(job, vocabulary_tokens=llm.model_config.get_vocab_size())
         self._load.enter()
-        ended = False
+        held = True  # by the engine, as far as we know
         try:
             async with aclosing(_outputs(llm, job)) as steps:
                 async for step in steps:
                     self._load.add_output(step.tokens)
-                    ended = step.finish_reason is not None
+                    held = step.finish_reason is None
                     yield step
+        except InvalidInput:
+            held = False
+            raise
         except EngineDeadError as error:
             raise EngineFailed("the engine is dead") from error
         except EngineGenerateError as error:
             raise EngineFailed("the engine lost the request") from error
         finally:
-            try:
-                if not ended:
-                    await _release(llm, job.request_id)
-            finally:
+            if held:
+                self._release(llm, job.request_id)
+            else:
                 self._load.leave()
 
     def state(self) -> EngineState:
@@ -162,6 +169,16 @@ class VllmEngine:
             raise EngineFailed("the engine is not running")
         return self._started
 
+    def _release(self, llm: AsyncLLM, request_id: str) -> None:
+        """The caller doesn't wait, and the slot counts as taken until it is free.
+
+        Not in a TaskGroup: this outlives the request's task. `close` waits for it.
+        """
+        task = asyncio.get_running_loop().create_task(_released(llm, request_id))
+        self._releasing.add(task)
+        task.add_done_callback(self._releasing.discard)
+        task.add_done_callback(lambda _: self._load.leave())
+
     def _check(self, job: Job, *, vocabulary_tokens: int) -> None:
         """What vLLM would accept, or answer with an error that names no field."""
         needed = len(job.prompt) + job.max_output_tokens
@@ -175,6 +192,7 @@ class VllmEngine:
 @dataclass(frozen=True, slots=True)
 class _Started:
     llm: AsyncLLM
+    children: Sequence[BaseProcess]
     tie: Tie
     tokenizing: ThreadPoolExecutor  # one thread: a tokenizer is not safe in two
 
@@ -208,7 +226,7 @@ async def _outputs(llm: AsyncLLM, job: Job) -> AsyncGenerator[Step, None]:
         raise InvalidInput(field, "vLLM can't serve this value") from error
 
 
-async def _release(llm: AsyncLLM, request_id: str) -> None:
+async def _released(llm: AsyncLLM, request_id: str) -> None:
     """Returns when the engine has let go of the request, which is after its running step.
 
     vLLM aborts by itself when its generator is closed, but not in every await of its way in, and it
