@@ -58,8 +58,8 @@ class Config:
     )
     runtime_silence_s: float = setting(
         environ.positive,
-        default=1.5,
-        help="seconds of silence after which a runtime is left out; it speaks every 0.5 s",
+        default=0.8,
+        help="seconds of silence after which a runtime is left out; it speaks every 0.2 s",
     )
     interactive_timeout_s: float = setting(
         environ.positive,

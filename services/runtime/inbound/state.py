@@ -18,7 +18,7 @@ CALLERS = {
 }
 
 _LOOK_EVERY_S = 0.02  # no change is told more often
-_SAY_EVERY_S = 0.5  # silence means a fault
+_SAY_EVERY_S = 0.2  # silence means a fault; routers wait for four of these
 _LOOKS_PER_SAY = round(_SAY_EVERY_S / _LOOK_EVERY_S)
 
 
