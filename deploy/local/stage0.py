@@ -27,6 +27,7 @@ PYTHON = VENV / "bin" / "python"
 UV = VENV / "bin" / "uv"
 LOCK = ROOT / "requirements.lock"
 SUPPORTED = (3, 11)
+OVERWRITTEN = ("googleapis-common-protos", "opentelemetry-proto")  # by xds-protos' older copies
 DISK_BYTES = 1_000_000_000  # packages of requirements.lock, unpacked, twice over
 
 
@@ -60,7 +61,7 @@ def check_machine(version: tuple[int, int], free_bytes: int) -> None:
 
 
 def set_up() -> None:
-    made_from = digest([LOCK], extra=(str(ROOT), _dotted(SUPPORTED)))
+    made_from = digest([LOCK], extra=(str(ROOT), _dotted(SUPPORTED), *OVERWRITTEN))
     packages, project, stubs = (
         VENV / f".stage0-{name}" for name in ("packages", "project", "stubs")
     )
@@ -123,6 +124,12 @@ def _install_packages() -> None:
         _run([*pip, "--require-hashes", "--requirement", requirements.name])
     with step("installing packages"):
         _uv("sync", "--require-hashes", str(LOCK))
+        # Whoever of two packages is unpacked last owns the files that both bring.
+        with NamedTemporaryFile("w", suffix=".txt") as requirements:
+            requirements.writelines(pinned(name, LOCK.read_text()) for name in OVERWRITTEN)
+            requirements.flush()
+            again = ("--reinstall", "--no-deps", "--require-hashes")
+            _uv("install", *again, "--requirement", requirements.name)
 
 
 def _uv(command: str, *arguments: str) -> None:

@@ -1,12 +1,15 @@
 """Stage 0: what it refuses, and when it finds that nothing is to be done."""
 
+import base64
+import hashlib
 import subprocess
 import sys
+from importlib.metadata import distribution
 from pathlib import Path
 
 import pytest
 
-from deploy.local.stage0 import ROOT, SetUpFailed, check_machine, digest, pinned
+from deploy.local.stage0 import OVERWRITTEN, ROOT, SetUpFailed, check_machine, digest, pinned
 
 PLENTY_BYTES = 10**12
 
@@ -42,3 +45,20 @@ def test_a_digest_changes_with_content_and_circumstances() -> None:
 
     assert digest([lock]) == digest([lock])
     assert len({digest([lock]), digest([project]), digest([lock], extra=["3.11"])}) == 3
+
+
+@pytest.mark.parametrize("name", OVERWRITTEN)
+def test_a_package_has_its_own_files_and_not_another_package_s_copies(name: str) -> None:
+    changed = [
+        str(file)
+        for file in distribution(name).files or ()
+        if file.hash is not None and file.hash.value != _digest(file.read_binary(), file.hash.mode)
+    ]
+
+    assert changed == []
+
+
+def _digest(content: bytes, algorithm: str) -> str:
+    """As wheels' RECORD files have it."""
+    raw = hashlib.new(algorithm, content).digest()
+    return base64.urlsafe_b64encode(raw).rstrip(b"=").decode()
