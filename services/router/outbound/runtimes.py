@@ -116,6 +116,7 @@ class RuntimeFollower:
 async def _while_heard(silence: Silence) -> AsyncIterator[None]:
     """Raises TimeoutError in its body when the silence is too long."""
     loop = asyncio.get_running_loop()
+    timer: asyncio.TimerHandle | None = None
     async with asyncio.timeout(None) as patience:
 
         def look() -> None:
@@ -125,11 +126,12 @@ async def _while_heard(silence: Silence) -> AsyncIterator[None]:
             else:
                 timer = loop.call_later(LOOK_EVERY_S, look)
 
-        timer = loop.call_later(LOOK_EVERY_S, look)
+        look()
         try:
             yield
         finally:
-            timer.cancel()
+            if timer is not None:
+                timer.cancel()
 
 
 def _state(response: pb.WatchStateResponse) -> RuntimeState:
