@@ -45,25 +45,29 @@ class Interceptor(grpc.aio.ServerInterceptor):
         wrap = self._generator if inspect.isasyncgenfunction(inner) else self._coroutine
         build = getattr(grpc, f"{kind}_rpc_method_handler")
         return build(
-            wrap(inner, method),
-            handler.request_deserializer,
+            wrap(inner, method, _decoder(handler)),
+            None,  # decoded inside the parts, which make a status of what is no message
             handler.response_serializer,
         )
 
-    def _coroutine(self, inner: Callable[..., Any], method: str) -> Callable[..., Any]:
-        async def call(request: object, context: grpc.aio.ServicerContext) -> object:
+    def _coroutine(
+        self, inner: Callable[..., Any], method: str, decode: Callable[[Any], Any]
+    ) -> Callable[..., Any]:
+        async def call(request: Any, context: grpc.aio.ServicerContext) -> object:
             async with AsyncExitStack() as stack:
                 await self._enter(stack, method, context)
-                return await inner(request, context)
+                return await inner(decode(request), context)
             raise AssertionError("no part swallows an error")
 
         return call
 
-    def _generator(self, inner: Callable[..., Any], method: str) -> Callable[..., Any]:
-        async def call(request: object, context: grpc.aio.ServicerContext) -> AsyncIterator[object]:
+    def _generator(
+        self, inner: Callable[..., Any], method: str, decode: Callable[[Any], Any]
+    ) -> Callable[..., Any]:
+        async def call(request: Any, context: grpc.aio.ServicerContext) -> AsyncIterator[object]:
             async with AsyncExitStack() as stack:
                 await self._enter(stack, method, context)
-                async with aclosing(inner(request, context)) as responses:
+                async with aclosing(inner(decode(request), context)) as responses:
                     async for response in responses:
                         yield response
 
@@ -74,6 +78,17 @@ class Interceptor(grpc.aio.ServerInterceptor):
     ) -> None:
         for part in self._parts:
             await stack.enter_async_context(part.around(method, context))
+
+
+def _decoder(handler: Any) -> Callable[[Any], Any]:
+    """gRPC itself would tell a caller which Python exception its bytes met."""
+    decode: Callable[[Any], Any] = handler.request_deserializer
+
+    async def each(requests: AsyncIterator[bytes]) -> AsyncIterator[object]:
+        async for request in requests:
+            yield decode(request)
+
+    return each if handler.request_streaming else decode
 
 
 class Wrapped:

@@ -5,8 +5,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import grpc
+from google.protobuf.message import DecodeError
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
-from grpc_reflection.v1alpha import reflection
+from grpc_reflection.v1alpha import reflection, reflection_pb2_grpc
 
 from services.chassis.callers import AllowedCallers, CallerNotAllowed, Callers
 from services.chassis.environ import Address
@@ -18,6 +19,7 @@ from services.chassis.traces import Spans
 
 _ERRORS: ErrorTable = {
     CallerNotAllowed: Status(grpc.StatusCode.PERMISSION_DENIED, "CALLER_NOT_ALLOWED"),
+    DecodeError: Status(grpc.StatusCode.INVALID_ARGUMENT, "BODY_INVALID"),
     TimeoutError: Status(grpc.StatusCode.DEADLINE_EXCEEDED, "DEADLINE"),
 }
 
@@ -96,10 +98,12 @@ def grpc_server(
     around = Interceptor(parts)
     server = grpc.aio.server(interceptors=[] if bare else [around], options=_OPTIONS)
     servicer: Any = health.aio.HealthServicer()  # type: ignore[attr-defined] # set at import
-    health_pb2_grpc.add_HealthServicer_to_server(servicer, server)
+    wrapped: Any = Wrapped(server, around) if bare else server
+    health_pb2_grpc.add_HealthServicer_to_server(servicer, wrapped)
     names = (*services, health.SERVICE_NAME)
-    reflection.enable_server_reflection((*names, reflection.SERVICE_NAME), server)
-    return Server(server, Wrapped(server, around) if bare else server, servicer, names)
+    reflected = reflection.aio.ReflectionServicer((*names, reflection.SERVICE_NAME))
+    reflection_pb2_grpc.add_ServerReflectionServicer_to_server(reflected, wrapped)
+    return Server(server, wrapped, servicer, names)
 
 
 _OPTIONS = (
@@ -112,4 +116,8 @@ _OPTIONS = (
     ("grpc.keepalive_time_ms", 1_000),
     ("grpc.keepalive_timeout_ms", 3_000),
     ("grpc.max_receive_message_length", 16 << 20),  # the gateway's limit is lower
+    # The gateway takes 32 KiB of headers and passes them on; gRPC counts 32 bytes more for each,
+    # refuses beyond the first limit at random, and beyond the second always.
+    ("grpc.max_metadata_size", 64 << 10),
+    ("grpc.absolute_max_metadata_size", 64 << 10),
 )

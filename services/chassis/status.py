@@ -21,6 +21,7 @@ from grpc_status import rpc_status
 from services.chassis.logs import add_facts
 
 DOMAIN = "evenflow"
+LONGEST_MESSAGE = 500  # characters; trailers above 8 KiB are refused by gRPC, and cut by Envoy
 
 _log = structlog.get_logger(__name__)
 
@@ -39,6 +40,7 @@ def rich_status(
 ) -> RpcStatus:
     """A google.rpc.Status with ErrorInfo, and BadRequest and RetryInfo where they apply."""
     code: int = status.code.value[0]
+    message = message if len(message) <= LONGEST_MESSAGE else f"{message[:LONGEST_MESSAGE]}..."
     rich = RpcStatus(code=code, message=message)
     details: list[Message] = [ErrorInfo(reason=status.reason, domain=DOMAIN)]
     if field is not None:
@@ -61,6 +63,9 @@ def status_of(error: Exception, errors: ErrorTable) -> Status | None:
     return None
 
 
+_BUG = Status(grpc.StatusCode.INTERNAL, "BUG")
+
+
 class Statuses:
     """Wraps every handler so that its exceptions leave as statuses."""
 
@@ -77,8 +82,8 @@ class Statuses:
             status = status_of(error, self._errors)
             if status is None:
                 _log.exception("rpc.bug", method=method)
-                add_facts(reason="BUG")
-                await context.abort(grpc.StatusCode.INTERNAL, "internal error")
+                add_facts(reason=_BUG.reason)
+                await _abort(context, rich_status(_BUG, "internal error"), _BUG.reason)
             add_facts(reason=status.reason)
             await _abort(context, _rich(error, status), status.reason)
 

@@ -156,7 +156,48 @@ def test_a_bug_is_logged_once_and_not_shown_to_the_caller(tmp_path: Path, call: 
 
     assert caught.value.code() is grpc.StatusCode.INTERNAL
     assert caught.value.details() == "internal error"
+    assert details(caught.value)["ErrorInfo"].reason == "BUG"
     assert [entry["event"] for entry in logs if entry["log_level"] == "error"] == ["rpc.bug"]
+
+
+@pytest.mark.parametrize("method", ["Drain", "WatchState"])
+def test_bytes_that_are_no_message_are_refused_without_a_word_of_python(
+    tmp_path: Path, method: str
+) -> None:
+    async def scenario() -> None:
+        identities = Identities(tmp_path)
+        async with (
+            serving(identities.service("runtime"), Servicer()) as (_, where),
+            channel(where, identities.service("router"), server="runtime") as calls,
+        ):
+            await calls.unary_stream(f"/{SERVICE}/{method}")(b"\xff", timeout=5).read()
+
+    with capture_logs() as logs, pytest.raises(grpc.aio.AioRpcError) as caught:
+        asyncio.run(scenario())
+
+    assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+    assert details(caught.value)["ErrorInfo"].reason == "BODY_INVALID"
+    assert "class" not in str(caught.value.details())
+    assert not [entry for entry in logs if entry["log_level"] == "error"]
+
+
+@pytest.mark.parametrize("size_bytes", [500, 100_000])
+def test_no_message_is_too_long_for_a_trailer(tmp_path: Path, size_bytes: int) -> None:
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        against(tmp_path, Servicer(Wrong("x" * size_bytes)), drain)
+
+    assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+    assert str(caught.value.details()).startswith("x" * 500)
+
+
+def test_as_many_headers_as_the_gateway_takes_are_served(tmp_path: Path) -> None:
+    many = [(f"h{at}", "v" * 300) for at in range(100)]
+
+    async def call(stub: Any) -> pb.DrainResponse:
+        response: pb.DrainResponse = await stub.Drain(pb.DrainRequest(), metadata=many, timeout=5)
+        return response
+
+    assert against(tmp_path, Servicer(), call).still_running == 7
 
 
 def test_each_call_leaves_one_line(tmp_path: Path) -> None:
