@@ -72,6 +72,9 @@ class OneLine:
         token = _facts.set(facts)
         loop = asyncio.get_running_loop()
         began_s = loop.time()
+        # Not later: gRPC may close an abandoned stream after its call is gone, and would read freed
+        # memory then. A reset of many streams at once has killed the process so.
+        peer = str(peer_id(context) or "")
         code = "CANCELLED"  # what stays when the call is cancelled
         try:
             yield
@@ -84,7 +87,7 @@ class OneLine:
             _log.info(
                 "rpc.ended",
                 method=method,
-                peer=str(peer_id(context) or ""),
+                peer=peer,
                 code=code,
                 total_ms=round((loop.time() - began_s) * 1000, 3),
                 trace_id=trace_id(),

@@ -101,8 +101,8 @@ def grpc_server(
     wrapped: Any = Wrapped(server, around) if bare else server
     health_pb2_grpc.add_HealthServicer_to_server(servicer, wrapped)
     names = (*services, health.SERVICE_NAME)
-    reflected = reflection.aio.ReflectionServicer((*names, reflection.SERVICE_NAME))
-    reflection_pb2_grpc.add_ServerReflectionServicer_to_server(reflected, wrapped)
+    reflected: Any = reflection.aio.ReflectionServicer((*names, reflection.SERVICE_NAME))  # type: ignore[attr-defined] # in its __all__
+    reflection_pb2_grpc.add_ServerReflectionServicer_to_server(reflected, wrapped)  # type: ignore[no-untyped-call] # generated
     return Server(server, wrapped, servicer, names)
 
 

@@ -66,6 +66,10 @@ def status_of(error: Exception, errors: ErrorTable) -> Status | None:
 _BUG = Status(grpc.StatusCode.INTERNAL, "BUG")
 
 
+class _InternalError(Exception):
+    """All that a caller learns of a bug."""
+
+
 class Statuses:
     """Wraps every handler so that its exceptions leave as statuses."""
 
@@ -82,8 +86,7 @@ class Statuses:
             status = status_of(error, self._errors)
             if status is None:
                 _log.exception("rpc.bug", method=method)
-                add_facts(reason=_BUG.reason)
-                await _abort(context, rich_status(_BUG, "internal error"), _BUG.reason)
+                status, error = _BUG, _InternalError("internal error")
             add_facts(reason=status.reason)
             await _abort(context, _rich(error, status), status.reason)
 

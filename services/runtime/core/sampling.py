@@ -2,7 +2,9 @@
 
 import json
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NoReturn
 
 MAX_STOPS = 8
 MAX_STOP_BYTES = 256
@@ -49,7 +51,7 @@ class Sampling:
             _check_schema(self.json_schema)
 
 
-def _check_stop(stop: tuple[str, ...]) -> None:
+def _check_stop(stop: Sequence[str]) -> None:
     if len(stop) > MAX_STOPS:
         _refuse("stop", f"must have at most {MAX_STOPS} strings", len(stop))
     for text in stop:
@@ -62,11 +64,23 @@ def _check_schema(text: str) -> None:
     if len(text.encode()) > MAX_SCHEMA_BYTES:
         _refuse("json_schema", f"must have at most {MAX_SCHEMA_BYTES} bytes", len(text.encode()))
     try:
-        schema = json.loads(text)
+        schema = json.loads(text, parse_constant=_no_number, parse_float=_finite)
+        json.dumps(schema, ensure_ascii=False).encode()  # half a surrogate pair is no text
     except (ValueError, RecursionError) as error:
-        raise InvalidSampling("json_schema", f"must be JSON: {error}") from error
+        raise InvalidSampling("json_schema", f"must be JSON: {str(error)[:200]}") from error
     if not isinstance(schema, dict):
         _refuse("json_schema", "must be a JSON object", type(schema).__name__)
+
+
+def _no_number(text: str) -> NoReturn:
+    raise ValueError(f"{text} is no number")
+
+
+def _finite(text: str) -> float:
+    number = float(text)
+    if math.isinf(number):
+        raise ValueError(f"{text[:20]} is no number that a computer holds")
+    return number
 
 
 def _refuse(field: str, expected: str, got: object) -> None:

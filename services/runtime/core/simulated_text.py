@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from services.runtime.core.engine import InvalidInput, Job, Message, TokenLogprob
+from services.runtime.core.schemas import checked
 from services.runtime.core.stopping import StopScanner
 
 VOCABULARY = 32768
@@ -120,7 +121,7 @@ def _words(rng: random.Random, length: int) -> Iterator[bytes]:
 
 
 def _json_tokens(schema: str) -> Iterator[bytes]:
-    text = json.dumps(instance(json.loads(schema)))
+    text = json.dumps(instance(checked(schema)))
     return (text[start : start + 4].encode() for start in range(0, len(text), 4))
 
 
@@ -137,15 +138,21 @@ def instance(schema: Mapping[str, Any], depth: int = 0) -> object:
     if "enum" in schema:
         return schema["enum"][0]
     kind = schema.get("type", "object")
+    if isinstance(kind, list):
+        kind = kind[0] if kind else "null"
     if kind == "object":
         properties = schema.get("properties", {})
-        return {name: instance(value, depth + 1) for name, value in properties.items()}
+        return {name: _inner(value, depth) for name, value in properties.items()}
     if kind == "array":
         item = schema.get("items", {"type": "null"})
-        return [instance(item, depth + 1) for _ in range(schema.get("minItems", 0))]
+        return [_inner(item, depth) for _ in range(schema.get("minItems", 0))]
     if kind not in _LEAVES:
         raise InvalidInput("json_schema", f"type must be one of {sorted(_LEAVES)}, got {kind!r}")
     return schema.get("minimum", 0) if kind in ("integer", "number") else _LEAVES[kind]
+
+
+def _inner(schema: object, depth: int) -> object:
+    return instance(schema, depth + 1) if isinstance(schema, dict) else None
 
 
 _LEAVES: Mapping[str, object] = {

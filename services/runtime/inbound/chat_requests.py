@@ -4,12 +4,12 @@ import json
 from collections.abc import Sequence
 
 from google.protobuf import json_format
-from google.protobuf.struct_pb2 import Value
+from google.protobuf.struct_pb2 import Struct, Value
 
 from evenflow.openai.v1 import chat_service_pb2 as pb
-from services.runtime.core.demands import Chat, Demand
+from services.runtime.core.demands import MAX_MESSAGES, MAX_PARTS, Chat, Demand
 from services.runtime.core.engine import InvalidInput, Message
-from services.runtime.core.sampling import InvalidSampling, Sampling
+from services.runtime.core.sampling import MAX_STOPS, InvalidSampling, Sampling
 
 _ROLES = {"system": "system", "developer": "system", "user": "user", "assistant": "assistant"}
 _ANY_OBJECT = "{}"
@@ -84,6 +84,8 @@ def _stop(stop: Value) -> tuple[str, ...]:
             return ()
         case "string_value":
             return (stop.string_value,)
+        case "list_value" if len(stop.list_value.values) > MAX_STOPS:
+            raise InvalidInput("stop", f"must have at most {MAX_STOPS} strings")
         case "list_value":
             return tuple(_string(value, "stop") for value in stop.list_value.values)
     raise InvalidInput("stop", "must be a string or a list of strings")
@@ -97,10 +99,17 @@ def _json_schema(chat: pb.ChatCompletion) -> str | None:
         case "json_object":
             return _ANY_OBJECT
         case "json_schema" if asked.json_schema.HasField("schema"):
-            return json.dumps(_whole(json_format.MessageToDict(asked.json_schema.schema)))
+            return _schema_text(asked.json_schema.schema)
         case "json_schema":
             raise InvalidInput("response_format.json_schema.schema", "is required")
     raise InvalidInput("response_format.type", "must be text, json_object or json_schema")
+
+
+def _schema_text(schema: Struct) -> str:
+    try:
+        return json.dumps(_whole(json_format.MessageToDict(schema)))
+    except (json_format.Error, ValueError) as error:  # a client of gRPC can send NaN
+        raise InvalidInput("json_schema", "must hold finite numbers only") from error
 
 
 def _whole(value: object) -> object:
@@ -115,8 +124,8 @@ def _whole(value: object) -> object:
 
 
 def _messages(chat: pb.ChatCompletion) -> Sequence[Message]:
-    if not chat.messages:
-        raise InvalidInput("messages", "must not be empty")
+    if not 0 < len(chat.messages) <= MAX_MESSAGES:
+        raise InvalidInput("messages", f"must be 1 to {MAX_MESSAGES}, got {len(chat.messages)}")
     return tuple(_message(each, f"messages[{at}]") for at, each in enumerate(chat.messages))
 
 
@@ -129,9 +138,10 @@ def _message(message: pb.Message, where: str) -> Message:
 def _content(content: Value, where: str) -> str:
     if content.WhichOneof("kind") != "list_value":
         return _string(content, where)
-    return "".join(
-        _part(part, f"{where}[{at}]") for at, part in enumerate(content.list_value.values)
-    )
+    parts = content.list_value.values
+    if len(parts) > MAX_PARTS:
+        raise InvalidInput(where, f"must have at most {MAX_PARTS} parts, got {len(parts)}")
+    return "".join(_part(part, f"{where}[{at}]") for at, part in enumerate(parts))
 
 
 def _part(part: Value, where: str) -> str:

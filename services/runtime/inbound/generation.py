@@ -8,7 +8,7 @@ import grpc
 
 from evenflow.inference.v1 import inference_service_pb2 as pb
 from evenflow.inference.v1.inference_service_pb2_grpc import InferenceServiceServicer
-from services.runtime.core.demands import Chat, Demand, Prompt, Text, Tokens
+from services.runtime.core.demands import MAX_MESSAGES, Chat, Demand, Prompt, Text, Tokens
 from services.runtime.core.engine import FinishReason, InvalidInput, Message, Step
 from services.runtime.core.sampling import InvalidSampling, Sampling
 from services.runtime.inbound.owners import Owner
@@ -43,7 +43,7 @@ class GenerationServicer(InferenceServiceServicer):
     async def Generate(  # noqa: N802 - the name is the proto's
         self, request: pb.GenerateRequest, context: grpc.aio.ServicerContext
     ) -> AsyncIterator[pb.GenerateResponse]:
-        names = {**_FIELDS, "prompt": _PROMPTS.get(request.WhichOneof("input") or "", "input")}
+        names = {**_FIELDS, **_prompt_name(request)}
         with fields_named(context, names):
             report = self._serving.report(Owner.of(context))
             async with aclosing(self._serving.run(_demand(request), report, context)) as steps:
@@ -57,7 +57,7 @@ class GenerationServicer(InferenceServiceServicer):
     async def Tokenize(  # noqa: N802 - the name is the proto's
         self, request: pb.TokenizeRequest, context: grpc.aio.ServicerContext
     ) -> pb.TokenizeResponse:
-        with fields_named(context, {}):
+        with fields_named(context, _prompt_name(request)):
             Owner.of(context)
             ids = await self._serving.encode(request.model, _prompt(request), context)
             return pb.TokenizeResponse(ids=ids)
@@ -65,7 +65,7 @@ class GenerationServicer(InferenceServiceServicer):
     async def CountTokens(  # noqa: N802 - the name is the proto's
         self, request: pb.CountTokensRequest, context: grpc.aio.ServicerContext
     ) -> pb.CountTokensResponse:
-        with fields_named(context, {}):
+        with fields_named(context, _prompt_name(request)):
             Owner.of(context)
             ids = await self._serving.encode(request.model, _prompt(request), context)
             return pb.CountTokensResponse(tokens=len(ids))
@@ -79,6 +79,12 @@ class GenerationServicer(InferenceServiceServicer):
             endpoint=self._serving.endpoint,
             engine=engine.name,
         )
+
+
+def _prompt_name(
+    request: pb.GenerateRequest | pb.TokenizeRequest | pb.CountTokensRequest,
+) -> dict[str, str]:
+    return {"prompt": _PROMPTS.get(request.WhichOneof("input") or "", "input")}
 
 
 def _demand(request: pb.GenerateRequest) -> Demand:
@@ -104,6 +110,9 @@ def _prompt(request: pb.GenerateRequest | pb.TokenizeRequest | pb.CountTokensReq
 
 def _messages(chat: pb.ChatInput) -> tuple[Message, ...]:
     messages = []
+    if len(chat.messages) > MAX_MESSAGES:
+        text = f"must be at most {MAX_MESSAGES}, got {len(chat.messages)}"
+        raise InvalidInput("chat.messages", text)
     for at, message in enumerate(_not_empty(chat.messages, "chat.messages")):
         if message.role not in _ROLES:
             raise InvalidInput(f"chat.messages[{at}].role", "must be system, user or assistant")

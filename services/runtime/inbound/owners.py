@@ -12,6 +12,7 @@ from services.runtime.core.engine import InvalidInput
 from services.runtime.core.limits import TenantLimits
 
 _PREFIX = "x-evenflow-"
+_MOST_DIGITS = 19  # of 64 bits
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +56,6 @@ def _text(said: Mapping[str, str], key: str) -> str:
 
 def _number(said: Mapping[str, str], key: str) -> int:
     value = _text(said, key)
-    if not value.isascii() or not value.isdigit():
+    if len(value) > _MOST_DIGITS or not value.isascii() or not value.isdigit():
         raise InvalidInput(_PREFIX + key, f"must be a whole number, got {value[:20]!a}")
     return int(value)

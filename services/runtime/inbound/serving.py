@@ -13,7 +13,7 @@ import grpc
 from opentelemetry import trace
 
 from services.chassis.deadline import Deadline
-from services.runtime.core.demands import Chat, Demand, Prompt, Text
+from services.runtime.core.demands import Chat, Demand, Prompt, Text, check_size
 from services.runtime.core.engine import Engine, Job, Step
 from services.runtime.core.limits import output_tokens
 from services.runtime.inbound.owners import Owner
@@ -122,6 +122,7 @@ class Serving:
             raise NotReady("the model is still being read")
 
     async def _encoded(self, prompt: Prompt) -> Sequence[int]:
+        check_size(prompt, self.engine.max_context_tokens)
         if isinstance(prompt, Chat):
             return await self.engine.encode_chat(prompt.messages)
         if isinstance(prompt, Text):

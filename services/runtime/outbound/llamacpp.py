@@ -51,7 +51,7 @@ class LlamaCppSettings:
 class _Stream:
     """A job from the moment it has a slot. `tokens` is what it holds of the KV cache."""
 
-    events: asyncio.Queue[Event | EngineFailed]
+    events: asyncio.Queue[Event | EngineFailed | InvalidInput]
     tokens: int
     completion: Completion | None = None
 
@@ -113,7 +113,7 @@ class LlamaCppEngine:
         try:
             while True:
                 event = await stream.events.get()
-                if isinstance(event, EngineFailed):
+                if isinstance(event, EngineFailed | InvalidInput):
                     raise event
                 step = steps.step(event)
                 if step is None:
@@ -197,7 +197,10 @@ class LlamaCppEngine:
         return stream
 
     def _ended(self, slot: int, stream: _Stream, ended: asyncio.Future[None]) -> None:
-        if not ended.cancelled() and (error := ended.exception()) is not None:
+        error = None if ended.cancelled() else ended.exception()
+        if isinstance(error, InvalidInput):
+            stream.events.put_nowait(error)
+        elif error is not None:
             self._failed = True
             stream.events.put_nowait(EngineFailed(str(error)))
         self._release(slot, stream)

@@ -9,7 +9,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from services.runtime.core.engine import EngineFailed
+from services.runtime.core.engine import EngineFailed, InvalidInput
 
 _TIMEOUT_S = 120.0  # longer than any step; only a hung engine takes it
 _POLL_S = 0.005
@@ -18,7 +18,11 @@ Event = Mapping[str, Any]
 
 
 def call(path: Path, method: str, target: str, body: Mapping[str, Any] | None = None) -> Any:
-    """One request and its JSON answer. Raises EngineFailed; no message holds the body."""
+    """One request and its JSON answer. No message holds the body.
+
+    Raises:
+        EngineFailed, InvalidInput
+    """
     connection = _UnixConnection(path)
     try:
         response = _ask(connection, method, target, body)
@@ -43,7 +47,7 @@ class Completion:
         self._cancelled = False
 
     def run(self) -> None:
-        """Returns when the slot is free again. Raises EngineFailed unless cancelled."""
+        """Returns when the slot is free. Raises EngineFailed, InvalidInput, unless cancelled."""
         try:
             response = _ask(self._connection, "POST", "/completion", self._body)
             ended = self._read(response)
@@ -122,6 +126,10 @@ def _ask(
         {"Content-Type": "application/json", "Connection": "close"},
     )
     response = connection.getresponse()
+    if response.status == http.HTTPStatus.BAD_REQUEST:
+        # The request's fault and not the engine's, which another one would share.
+        field = "json_schema" if body and "json_schema" in body else "prompt"
+        raise InvalidInput(field, "llama.cpp can't work with it")
     if response.status != http.HTTPStatus.OK:
         raise EngineFailed(f"llama.cpp answered {target} with status {response.status}")
     return response

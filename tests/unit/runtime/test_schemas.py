@@ -36,8 +36,22 @@ def test_an_empty_schema_asks_for_an_object() -> None:
         {"properties": []},
         {"anyOf": {}},
         {"items": 5},
+        {"type": [[]]},
+        {"enum": []},
+        {"required": 3},
+        {"minItems": 10**9},
+        {"maxLength": -1},
+        {"minItems": "x"},
+        {"maximum": 10**400},
+        {"pattern": "^((((("},
+        {"pattern": "^(a{1,1000}){1,1000}$"},
+        {"pattern": "x" * 300},
     ],
-    ids=["type", "deep type", "keyword", "outside", "properties", "any of", "no schema"],
+    ids=[
+        *("type", "deep type", "keyword", "outside", "properties", "any of", "no schema"),
+        *("list as type", "no values", "required", "many items", "negative", "text as count"),
+        *("huge number", "open pattern", "long repeats", "long pattern"),
+    ],
 )
 def test_what_cannot_be_enforced_is_refused(schema: dict[str, object]) -> None:
     with pytest.raises(InvalidInput) as refused:
