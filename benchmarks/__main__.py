@@ -1,0 +1,19 @@
+"""`python -m benchmarks NAME`: runs one benchmark; its last line of output is one JSON object."""
+
+import os
+import sys
+
+from benchmarks import overhead
+
+BENCHMARKS = {"overhead": overhead.main}
+
+
+def main(arguments: list[str]) -> int:
+    if not arguments or arguments[0] not in BENCHMARKS:
+        print(f"usage: python -m benchmarks {' | '.join(BENCHMARKS)}", file=sys.stderr)
+        return os.EX_USAGE
+    return BENCHMARKS[arguments[0]](arguments[1:])
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
