@@ -23,5 +23,5 @@ def _default(value: object) -> str:
     if value is MISSING:
         return "required"
     if isinstance(value, tuple):
-        value = ",".join(map(str, value))
+        value = ",".join(map(str, value)) or None
     return "unset" if value is None else f"`{getattr(value, 'value', value)}`"

@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from contextlib import aclosing
 
 import pytest
@@ -32,6 +32,11 @@ async def seconds_until(engine: Engine, condition: Callable[[EngineState], bool]
     return time.monotonic() - started_s
 
 
+async def best_of_three(once: Callable[[int], Awaitable[float]]) -> float:
+    """Another process may delay one try; an engine that can't keep its promise misses all."""
+    return min([await once(n) for n in range(3)])
+
+
 def test_an_idle_engine_holds_nothing(engine: Engine, run: Run) -> None:
     run(seconds_until(engine, is_idle))
 
@@ -51,22 +56,23 @@ def test_a_running_job_holds_a_slot_and_blocks(engine: Engine, run: Run) -> None
 
 
 def test_a_job_closed_in_mid_stream_frees_all(engine: Engine, run: Run) -> None:
-    async def scenario() -> float:
+    async def once(_: int) -> float:
         prompt = await chat(engine, "Go on and on.")
         work = job(prompt, max_output_tokens=400, sampling=shape.ON_AND_ON)
         async with begun(engine, work):
             pass
         return await seconds_until(engine, is_idle)
 
-    assert run(scenario()) < WITHIN_S
+    assert run(best_of_three(once)) < WITHIN_S
 
 
 @pytest.mark.parametrize("after_s", [0.0, 0.03, 0.1])
 def test_a_job_cancelled_before_its_first_token_frees_all(
     engine: Engine, run: Run, after_s: float
 ) -> None:
-    async def scenario() -> float:
-        prompt = await long_prompt(engine, shape.MAX_CONTEXT_TOKENS - 30, about=f"cancel {after_s}")
+    async def once(n: int) -> float:
+        about = f"cancel {n} after {after_s}"
+        prompt = await long_prompt(engine, shape.MAX_CONTEXT_TOKENS - 30, about=about)
         await seconds_until(engine, is_idle)
         with pytest.raises(TimeoutError):
             async with asyncio.timeout(after_s):
@@ -75,12 +81,12 @@ def test_a_job_cancelled_before_its_first_token_frees_all(
         await seconds_until(engine, is_idle)
         return time.monotonic() - cancelled_s
 
-    assert run(scenario()) < WITHIN_S
+    assert run(best_of_three(once)) < WITHIN_S
 
 
 def test_a_cancel_does_not_wait_for_the_engine(engine: Engine, run: Run) -> None:
-    async def once(about: str) -> float:
-        prompt = await long_prompt(engine, shape.MAX_CONTEXT_TOKENS - 30, about=about)
+    async def once(n: int) -> float:
+        prompt = await long_prompt(engine, shape.MAX_CONTEXT_TOKENS - 30, about=f"quick {n}")
         await seconds_until(engine, is_idle)
         async with asyncio.TaskGroup() as group:
             task = group.create_task(answer(engine, job(prompt)))
@@ -89,10 +95,7 @@ def test_a_cancel_does_not_wait_for_the_engine(engine: Engine, run: Run) -> None
             task.cancel()
         return time.monotonic() - cancelled_s
 
-    async def scenario() -> float:
-        return min([await once(f"quick {n}") for n in range(3)])  # a busy machine delays one
-
-    assert run(scenario()) < WITHIN_S / 5
+    assert run(best_of_three(once)) < WITHIN_S / 5
 
 
 def test_a_job_cancelled_while_it_waits_leaves_the_queue(engine: Engine, run: Run) -> None:
