@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import grpc
 from opentelemetry import trace
-from opentelemetry.context import Context
+from opentelemetry.context import Context, attach, detach
 from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter
 from opentelemetry.sdk.resources import SERVICE_NAME, Resource
 from opentelemetry.sdk.trace import TracerProvider
@@ -93,9 +93,14 @@ class Spans:
             kind=SpanKind.SERVER,
             attributes={"rpc.system": "grpc", "rpc.method": method},
         )
-        with trace.use_span(span, end_on_exit=True, record_exception=False):
-            try:
-                yield
-            except grpc.aio.AbortError:
-                span.set_status(StatusCode.ERROR)
-                raise
+        token = attach(trace.set_span_in_context(span))
+        try:
+            yield
+        except grpc.aio.AbortError:
+            span.set_status(StatusCode.ERROR)
+            raise
+        finally:
+            # gRPC may close an abandoned stream from another context, which has its own span
+            if trace.get_current_span() is span:
+                detach(token)
+            span.end()
