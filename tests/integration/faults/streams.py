@@ -1,0 +1,105 @@
+"""Steady load on a mesh: streams that follow each other, and what became of each."""
+
+import asyncio
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from evenflow.client import Client, chat_request
+from evenflow.errors import EvenflowError
+from evenflow.inference.v1 import inference_service_pb2 as pb
+
+DEADLINE_S = 30.0
+_LOOK_EVERY_S = 0.02
+
+
+@dataclass(slots=True)
+class Stream:
+    """One request. Times are the event loop's."""
+
+    begun_s: float
+    first_token_s: float | None = None
+    ended_s: float | None = None
+    endpoint: str = ""
+    request_id: str = ""
+    tokens: int = 0
+    error: EvenflowError | None = None
+
+    def began_within(self, from_s: float, to_s: float) -> bool:
+        return from_s <= self.begun_s < to_s
+
+    def streamed_at(self, moment_s: float) -> bool:
+        """Its first token had come, its end had not."""
+        if self.first_token_s is None or self.first_token_s >= moment_s:
+            return False
+        return self.ended_s is None or self.ended_s >= moment_s
+
+    def waited_at(self, moment_s: float) -> bool:
+        """It was under way and had no token."""
+        first_s = self.first_token_s
+        return self.begun_s < moment_s and (first_s is None or first_s >= moment_s)
+
+
+class Load:
+    """`address` is Envoy's; `tenant` a certificate folder."""
+
+    def __init__(self, address: str, tenant: Path, model: str, *, tokens: int) -> None:
+        self._address = address
+        self._tenant = tenant
+        self._request = chat_request(
+            model, "hi", sampling=pb.Sampling(max_output_tokens=tokens, ignore_eos=True)
+        )
+        self.streams: list[Stream] = []
+        self._stopping = False
+
+    @asynccontextmanager
+    async def running(self, workers: int) -> AsyncIterator["Load"]:
+        """Ends when the streams under way have."""
+        async with asyncio.TaskGroup() as tasks:
+            for _ in range(workers):
+                tasks.create_task(self._work())
+            try:
+                yield self
+            finally:
+                self.stop()
+
+    async def until_used(self, endpoint: str, *, since_s: float, within_s: float) -> float:
+        """When the first stream that began since then got a token from there."""
+        async with asyncio.timeout(within_s):
+            while not (used := [s for s in self._from(endpoint) if s.begun_s >= since_s]):  # noqa: ASYNC110 - it can only be asked
+                await asyncio.sleep(_LOOK_EVERY_S)
+        return min(stream.first_token_s or 0.0 for stream in used)
+
+    def stop(self) -> None:
+        """Streams under way go on; no other begins."""
+        self._stopping = True
+
+    async def until_over(self, *, within_s: float) -> None:
+        async with asyncio.timeout(within_s):
+            while any(stream.ended_s is None for stream in self.streams):  # noqa: ASYNC110 - it can only be asked
+                await asyncio.sleep(_LOOK_EVERY_S)
+
+    def _from(self, endpoint: str) -> Iterator[Stream]:
+        return (stream for stream in self.streams if stream.endpoint == endpoint)
+
+    async def _work(self) -> None:
+        # A connection each, as callers have: one connection's trouble is not all the others'.
+        async with Client(self._address, certificate_folder=self._tenant) as client:
+            while not self._stopping:
+                await self._ask(client)
+
+    async def _ask(self, client: Client) -> None:
+        clock = asyncio.get_running_loop().time
+        stream = Stream(clock())
+        self.streams.append(stream)
+        try:
+            async for event in client.generate(self._request, deadline_s=DEADLINE_S):
+                if isinstance(event, pb.Started):
+                    stream.first_token_s = clock()
+                    stream.endpoint, stream.request_id = event.endpoint, event.request_id
+                elif isinstance(event, pb.Delta):
+                    stream.tokens += event.tokens
+        except EvenflowError as error:
+            stream.error = error
+        stream.ended_s = clock()
