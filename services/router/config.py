@@ -82,6 +82,11 @@ class Config:
         default=4 << 20,
         help="bytes of a request's body; Envoy refuses larger ones",
     )
+    idle_connection_s: float = setting(
+        environ.positive,
+        default=300.0,
+        help="seconds after which Envoy closes a client's connection without a request",
+    )
     record_buffer: int = setting(
         environ.positive_int,
         default=20_000,

@@ -201,6 +201,7 @@ def _data_plane(config: Config) -> DataPlane:
         telemetry=HostPort.parse(telemetry.text) if telemetry else None,
         trace_share=config.trace_share,
         body_limit_bytes=config.body_limit_bytes,
+        idle_limit_s=config.idle_connection_s,
     )
 
 

@@ -94,9 +94,8 @@ def _completed(message: type[Any]) -> Callable[[bytes], Demand]:
         return Demand(
             model=chat.model,
             workload_class=_class_named(name) if name else None,
-            prompt=Prompt(
-                estimated_tokens(sum(each.ByteSize() for each in chat.messages)), exact=False
-            ),
+            # Not message by message: a body has room for two million, and all others would wait.
+            prompt=Prompt(estimated_tokens(chat.ByteSize()), exact=False),
             output=Output(getattr(chat, field) if said else None, field),
         )
 

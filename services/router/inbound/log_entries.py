@@ -56,7 +56,9 @@ def _cut(flags: Any) -> Cut:
 
 
 def _code(text: str | None) -> int | None:
-    return int(text) if text and text.isdecimal() and int(text) <= _HIGHEST_CODE else None
+    if not text or len(text) > _MOST_DIGITS or not text.isdecimal():
+        return None
+    return int(text) if int(text) <= _HIGHEST_CODE else None
 
 
 def _usage(said: Mapping[str, str]) -> Usage | None:

@@ -46,6 +46,10 @@ from services.router.inbound.resources.names import (
 from services.router.inbound.resources.secrets import tls_to
 
 CONNECT_TIMEOUT = timedelta(seconds=1)
+# What Envoy holds of an answer whose reader is slow, before the runtime must wait. All streams to a
+# runtime share a connection, and those that nobody reads must not use up its window.
+STREAM_WINDOW = 256 << 10
+CONNECTION_WINDOW = 1 << 30
 UNLIMITED = 1_000_000  # the router's own queue has the limits; Envoy's default is 1,024 requests
 # A runtime that is frozen or cut off is noticed 0.5 to 0.73 s after its last word: what it has not
 # begun to answer moves on, what it has ends. Its gRPC core answers pings in threads of its own,
@@ -124,7 +128,11 @@ def _unlimited() -> CircuitBreakers:
 def _http2(pings: KeepaliveSettings) -> dict[str, Any]:
     options = HttpProtocolOptions(
         explicit_http_config=HttpProtocolOptionsExplicitHttpConfig(
-            http2_protocol_options=Http2ProtocolOptions(connection_keepalive=pings)
+            http2_protocol_options=Http2ProtocolOptions(
+                connection_keepalive=pings,
+                initial_stream_window_size=STREAM_WINDOW,
+                initial_connection_window_size=CONNECTION_WINDOW,
+            )
         )
     )
     return {"envoy.extensions.upstreams.http.v3.HttpProtocolOptions": Any.pack(options)}

@@ -39,6 +39,7 @@ OURS = (
     StringMatcher(exact="x-request-id"),
 )
 SLACK_S = 60.0  # an idle limit must not fire on a request that still waits in the router's queue
+HANDSHAKE_WITHIN = timedelta(seconds=10)
 
 
 def listeners(plane: DataPlane) -> list[Listener]:
@@ -59,7 +60,13 @@ def _listener(
     return Listener(
         name=name,
         address=tcp(address),
-        filter_chains=[FilterChain(filters=[http], transport_socket=tls)],
+        filter_chains=[
+            FilterChain(
+                filters=[http],
+                transport_socket=tls,
+                transport_socket_connect_timeout=HANDSHAKE_WITHIN,
+            )
+        ],
         per_connection_buffer_limit_bytes=plane.body_limit_bytes,  # a body is held whole
     )
 
@@ -85,7 +92,7 @@ def _http(name: str, plane: DataPlane) -> HttpConnectionManager:
         request_timeout=timedelta(seconds=60),  # until the request's last byte
         stream_idle_timeout=timedelta(seconds=plane.queue_limit_s + SLACK_S),
         common_http_protocol_options=HttpProtocolOptions(
-            idle_timeout=timedelta(hours=1),
+            idle_timeout=timedelta(seconds=plane.idle_limit_s),
             max_headers_count=100,
             headers_with_underscores_action=(
                 HttpProtocolOptionsHeadersWithUnderscoresAction.DROP_HEADER

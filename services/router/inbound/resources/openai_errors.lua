@@ -12,8 +12,43 @@ local function type_of(status)
   return TYPES[status] or (status >= "500" and "server_error" or "invalid_request_error")
 end
 
+-- The transcoder quotes what it could not read, and JSON must be UTF-8.
+local SEQUENCES = {
+  "^[\194-\223][\128-\191]",
+  "^\224[\160-\191][\128-\191]",
+  "^[\225-\236\238\239][\128-\191][\128-\191]",
+  "^\237[\128-\159][\128-\191]",
+  "^\240[\144-\191][\128-\191][\128-\191]",
+  "^[\241-\243][\128-\191][\128-\191][\128-\191]",
+  "^\244[\128-\143][\128-\191][\128-\191]",
+}
+
+local function sequence_at(text, at)
+  for _, pattern in ipairs(SEQUENCES) do
+    local found = text:match(pattern, at)
+    if found ~= nil then
+      return found
+    end
+  end
+  return nil
+end
+
+local function utf8_only(text)
+  if not text:find("[\128-\255]") then
+    return text
+  end
+  local parts, at = {}, 1
+  while at <= #text do
+    local plain = text:match("^[%z\1-\127]+", at)
+    local good = plain or sequence_at(text, at)
+    table.insert(parts, good or "\239\191\189")
+    at = at + (good and #good or 1)
+  end
+  return table.concat(parts)
+end
+
 local function quoted(text)
-  return '"' .. text:gsub('[%c"\\\127]', function(c)
+  return '"' .. utf8_only(text):gsub('[%c"\\\127]', function(c)
     return string.format("\\u%04x", c:byte())
   end) .. '"'
 end
@@ -30,7 +65,7 @@ local function place_in(text)
   if place ~= nil then
     return place, rest
   end
-  return nil, (text:gsub("^completion: ", ""))
+  return nil, (text:gsub("^completion: ", "", 1):gsub("^: ", "", 1))
 end
 
 local function error_object(headers, status, message)
@@ -62,6 +97,9 @@ function envoy_on_response(handle)
     return
   end
   local body = handle:body(true)
+  if body:length() > 0 and body:getBytes(0, body:length()):find('^{"error": ?{"message"') then
+    return -- Envoy's own, made an error object by local_replies.py
+  end
   if message ~= nil and message ~= "" then
     message = percent_decoded(message)
   else
