@@ -1,6 +1,8 @@
 """Asks a running supervisord about the mesh's programs, and has it stop and start them."""
 
 import xmlrpc.client
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from http.client import HTTPException
 from pathlib import Path
@@ -30,7 +32,8 @@ class Control:
     def states(self) -> dict[str, ProgramState]:
         """By program. Raises NoSupervisor."""
         try:
-            found = cast(list[dict[str, Any]], self._rpc().getAllProcessInfo())
+            with self._rpc() as rpc:
+                found = cast(list[dict[str, Any]], rpc.getAllProcessInfo())
         except (OSError, HTTPException, xmlrpc.client.Error) as error:
             raise NoSupervisor(f"nobody answers on {self._socket}: {error}") from error
         return {
@@ -40,16 +43,24 @@ class Control:
 
     def stop(self, name: str) -> None:
         """Returns when it has ended; killed, if it takes longer than it may."""
-        self._rpc().stopProcess(self._full_name(name))
+        full_name = self._full_name(name)
+        with self._rpc() as rpc:
+            rpc.stopProcess(full_name)
 
     def start(self, name: str) -> None:
         """Returns at once: supervisord waits seconds before it says RUNNING."""
-        self._rpc().startProcess(self._full_name(name), False)
+        full_name = self._full_name(name)
+        with self._rpc() as rpc:
+            rpc.startProcess(full_name, False)
 
     def _full_name(self, name: str) -> str:
         return f"{self.states()[name].group}:{name}"
 
-    def _rpc(self) -> Any:
+    @contextmanager
+    def _rpc(self) -> Iterator[Any]:
         # Afresh each time: the transport keeps a connection that has failed.
         transport = SupervisorTransport(serverurl=f"unix://{self._socket}")
-        return xmlrpc.client.ServerProxy("http://localhost", transport=transport).supervisor
+        try:
+            yield xmlrpc.client.ServerProxy("http://localhost", transport=transport).supervisor
+        finally:
+            transport.close()
