@@ -12,6 +12,7 @@ from evenflow.inference.v1 import inference_service_pb2 as pb
 
 DEADLINE_S = 30.0
 _LOOK_EVERY_S = 0.02
+_APART_S = 0.037  # so that at each moment some streams begin, wait, and end
 
 
 @dataclass(slots=True)
@@ -57,8 +58,8 @@ class Load:
     async def running(self, workers: int) -> AsyncIterator["Load"]:
         """Ends when the streams under way have."""
         async with asyncio.TaskGroup() as tasks:
-            for _ in range(workers):
-                tasks.create_task(self._work())
+            for worker in range(workers):
+                tasks.create_task(self._work(after_s=worker * _APART_S))
             try:
                 yield self
             finally:
@@ -83,7 +84,8 @@ class Load:
     def _from(self, endpoint: str) -> Iterator[Stream]:
         return (stream for stream in self.streams if stream.endpoint == endpoint)
 
-    async def _work(self) -> None:
+    async def _work(self, *, after_s: float) -> None:
+        await asyncio.sleep(after_s)
         # A connection each, as callers have: one connection's trouble is not all the others'.
         async with Client(self._address, certificate_folder=self._tenant) as client:
             while not self._stopping:
