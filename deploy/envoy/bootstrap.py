@@ -42,7 +42,9 @@ def bootstrap(*, node: str, router_socket: Path, admin_socket: Path) -> str:
 
 def _router(socket: Path) -> dict[str, Any]:
     address = {"address": {"pipe": {"path": str(socket)}}}
-    http2: dict[str, Any] = {"explicit_http_config": {"http2_protocol_options": {}}}
+    http2: dict[str, Any] = {
+        "explicit_http_config": {"http2_protocol_options": {"connection_keepalive": _PINGS}}
+    }
     return {
         "name": ROUTER,
         "type": "STATIC",
@@ -57,6 +59,7 @@ def _router(socket: Path) -> dict[str, Any]:
                     "max_connections": 64,
                     "max_requests": UNLIMITED,
                     "max_pending_requests": UNLIMITED,
+                    "max_retries": UNLIMITED,
                 }
             ]
         },
@@ -84,6 +87,9 @@ def _overload() -> dict[str, Any]:
     }
 
 
+# A router that holds a request answers pings, one that is frozen does not: its callers are refused
+# within 2 s, and not when the longest wait in its queue would be over.
+_PINGS = {"interval": "1s", "timeout": "1s", "interval_jitter": {"value": 0}}
 # Envoy's default waits up to 30 s, in which a restarted router could tell it nothing.
 _RECONNECT = {"retry_back_off": {"base_interval": "0.1s", "max_interval": "0.5s"}}
 _SPANS_EVERY_MS = "tracing.opentelemetry.flush_interval_ms"  # Envoy's default is 5,000

@@ -28,6 +28,7 @@ from services.router.core.models import Catalogue
 from services.router.core.requests import Requests
 from services.router.core.snapshot import DataPlane, HostPort
 from services.router.core.tenants import CacheSalts, PolicyView
+from services.router.inbound.access_log import AccessLogServicer
 from services.router.inbound.check import Mesh
 from services.router.inbound.discovery import Discovery
 from services.router.inbound.publishing import Publisher
@@ -37,6 +38,9 @@ from services.router.outbound.runtimes import GrpcRuntime, RuntimeFollower
 from services.router.servers import operator_server, sidecar_server
 
 _SWEEP_EVERY_S = 1.0
+_KNOWN_WITHIN_S = 2.0
+_LOOK_EVERY_S = 0.01
+_LAST_WORDS_S = 0.1  # Envoy tells of an end within 20 ms
 _LONGEST_SOCKET_PATH = 100  # Linux takes 107 bytes, and gRPC needs a few
 
 _log = structlog.get_logger(__name__)
@@ -77,11 +81,13 @@ async def serve(config: Config, salts: CacheSalts) -> None:
             drain = _drain(GrpcRuntime(address, tls), within_s=config.longest_timeout_s)
             following.append(tasks.create_task(drain))
 
-        sidecar = _sidecar(config, parts)
-        sidecar.listen(Address(f"unix:{config.socket.absolute()}"), None)
         operator = operator_server(parts.mesh, tls, empty)
         operator.listen(config.operator_listen, tls)
-        await _serve(sidecar, operator, drain_s=config.drain_s)
+        await _wait_until_known(parts.mesh)
+        access_log = _access_log(config, parts)
+        sidecar = _sidecar(config, parts, access_log)
+        sidecar.listen(Address(f"unix:{config.socket.absolute()}"), None)
+        await _serve(sidecar, operator, parts.discovery, access_log, drain_s=config.drain_s)
         for each in following:
             each.cancel()
     await asyncio.to_thread(tracing.stop)
@@ -136,17 +142,42 @@ def _followers(config: Config, parts: _Parts) -> Iterator[Coroutine[Any, Any, No
     yield _sweep(mesh.requests, clock)
 
 
-def _sidecar(config: Config, parts: _Parts) -> Server:
+async def _wait_until_known(mesh: Mesh) -> None:
+    """Returns when policy and every runtime have spoken, or could not be reached in time.
+
+    Envoy holds its questions for a router that is not there, but takes the word of one that is.
+    """
+    try:
+        async with asyncio.timeout(_KNOWN_WITHIN_S):
+            while not (mesh.policy.version and all(each.tried for each in mesh.endpoints.all())):  # noqa: ASYNC110 - two followers write it down, and neither knows of us
+                await asyncio.sleep(_LOOK_EVERY_S)
+    except TimeoutError:
+        missing = [each.address for each in mesh.endpoints.all() if not each.tried]
+        _log.warning("server.unaware", policy=bool(mesh.policy.version), endpoints=missing)
+
+
+def _access_log(config: Config, parts: _Parts) -> AccessLogServicer:
+    return AccessLogServicer(parts.mesh.requests, parts.records.add if config.telemetry else None)
+
+
+def _sidecar(config: Config, parts: _Parts, access_log: AccessLogServicer) -> Server:
     return sidecar_server(
         parts.mesh,
         _time_limits(config),
         parts.catalogue,
         discovery=parts.discovery,
-        record=parts.records.add if config.telemetry else None,
+        access_log=access_log,
     )
 
 
-async def _serve(sidecar: Server, operator: Server, *, drain_s: float) -> None:
+async def _serve(
+    sidecar: Server,
+    operator: Server,
+    discovery: Discovery,
+    access_log: AccessLogServicer,
+    *,
+    drain_s: float,
+) -> None:
     for server in (sidecar, operator):
         await server.start()
         await server.set_serving()
@@ -156,6 +187,10 @@ async def _serve(sidecar: Server, operator: Server, *, drain_s: float) -> None:
     async with asyncio.TaskGroup() as draining:
         for server in (sidecar, operator):
             draining.create_task(lifecycle.drain(server, drain_s=drain_s))
+        # Envoy's own streams have no end, and would hold up ours for the whole of drain_s.
+        discovery.close()
+        await asyncio.sleep(_LAST_WORDS_S)
+        access_log.close()
 
 
 async def _sweep(requests: Requests, clock: Callable[[], float]) -> None:

@@ -14,9 +14,7 @@ from evenflow.router.v1.router_service_pb2_grpc import add_RouterServiceServicer
 from services.chassis.identity import TlsFiles
 from services.chassis.server import Server, grpc_server
 from services.router.core.admission import TimeLimits
-from services.router.core.endings import Ended
 from services.router.core.models import Catalogue
-from services.router.core.requests import Request
 from services.router.inbound import models, operator
 from services.router.inbound.access_log import AccessLogServicer
 from services.router.inbound.check import CheckServicer, Mesh
@@ -36,7 +34,7 @@ def sidecar_server(
     catalogue: Catalogue,
     *,
     discovery: Discovery,
-    record: Callable[[Request, Ended], None] | None,
+    access_log: AccessLogServicer,
 ) -> Server:
     """For a unix socket that Envoy alone can reach. What it calls itself goes bare."""
     clock = asyncio.get_running_loop().time
@@ -45,8 +43,7 @@ def sidecar_server(
     )
     check = CheckServicer(mesh, limits, grace_s=_GRACE_S, clock=clock)
     add_AuthorizationServicer_to_server(check, server.grpc)
-    log = AccessLogServicer(mesh.requests, record)
-    add_AccessLogServiceServicer_to_server(log, server.grpc)
+    add_AccessLogServiceServicer_to_server(access_log, server.grpc)
     add_AggregatedDiscoveryServiceServicer_to_server(discovery, server.grpc)
     listed = models.Models(mesh.policy, mesh.endpoints, catalogue, clock)
     models.add_models_to_server(models.ModelsServicer(listed), server.wrapped)

@@ -4,6 +4,7 @@ Entries come in batches, up to 20 ms late, and may be lost or repeated: a reques
 once. What Envoy refused before it asked the router is written down without a tenant.
 """
 
+import asyncio
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
@@ -26,14 +27,27 @@ class AccessLogServicer(AccessLogServiceServicer):  # type: ignore[misc] # xds-p
     def __init__(self, requests: Requests, record: Callable[[Request, Ended], None] | None) -> None:
         self._requests = requests
         self._record = record
+        self._reading: set[asyncio.Task[None]] = set()
+
+    def close(self) -> None:
+        """Ends all streams, so that a drain need not wait for those that have no end."""
+        for each in self._reading:
+            each.cancel()
 
     async def StreamAccessLogs(  # noqa: N802 - the name is the proto's
         self, request_iterator: AsyncIterator[Any], context: grpc.aio.ServicerContext
     ) -> Any:
-        async for message in request_iterator:
+        await context.send_initial_metadata(())  # else Envoy keeps what it sends, to send it again
+        async with asyncio.TaskGroup() as tasks:
+            reading = tasks.create_task(self._read(request_iterator))
+            self._reading.add(reading)
+            reading.add_done_callback(self._reading.discard)
+        return StreamAccessLogsResponse()
+
+    async def _read(self, messages: AsyncIterator[Any]) -> None:
+        async for message in messages:
             for entry in message.http_logs.log_entry:
                 self._take(ended(entry))
-        return StreamAccessLogsResponse()
 
     def _take(self, end: Ended) -> None:
         request = self._requests.end(end)

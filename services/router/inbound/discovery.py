@@ -35,6 +35,7 @@ class Discovery(AggregatedDiscoveryServiceServicer):  # type: ignore[misc] # unt
     def __init__(self) -> None:
         self._published: Published | None = None
         self._conversations: set[Conversation] = set()
+        self._hearing: set[asyncio.Task[None]] = set()
         self.refusals = 0  # answers that an Envoy did not accept
 
     def publish(self, snapshot: Snapshot) -> None:
@@ -58,12 +59,22 @@ class Discovery(AggregatedDiscoveryServiceServicer):  # type: ignore[misc] # unt
         try:
             async with asyncio.TaskGroup() as tasks:
                 answering = tasks.create_task(_answer(conversation, context))
-                async for request in request_iterator:
-                    if conversation.hear(request):
-                        self.refusals += 1
-                answering.cancel()
+                hearing = tasks.create_task(self._hear(conversation, request_iterator))
+                self._hearing.add(hearing)
+                hearing.add_done_callback(self._hearing.discard)
+                hearing.add_done_callback(lambda _: answering.cancel())
         finally:
             self._conversations.discard(conversation)
+
+    def close(self) -> None:
+        """Ends all streams, so that a drain need not wait for those that have no end."""
+        for each in self._hearing:
+            each.cancel()
+
+    async def _hear(self, conversation: "Conversation", requests: AsyncIterator[Any]) -> None:
+        async for request in requests:
+            if conversation.hear(request):
+                self.refusals += 1
 
 
 async def _answer(conversation: "Conversation", context: Any) -> None:

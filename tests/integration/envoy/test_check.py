@@ -146,6 +146,22 @@ def test_a_client_that_leaves_cancels_its_check(tmp_path: Path) -> None:
     asyncio.run(run())
 
 
+def test_a_held_check_is_not_asked_again(tmp_path: Path) -> None:
+    async def run() -> None:
+        async with running_gateway(tmp_path) as gateway:
+            answer = gateway.check.answer
+
+            async def late(request: Any) -> Any:
+                await asyncio.sleep(1.5)  # longer than any wait between two tries
+                return await answer(request)
+
+            gateway.check.answer = late
+            await gateway.stub.Generate(ASK).read()
+            assert len(gateway.check.asked) == 1
+
+    asyncio.run(run())
+
+
 def test_without_a_router_nobody_passes(tmp_path: Path) -> None:
     async def run() -> None:
         async with running_gateway(tmp_path) as gateway:

@@ -24,6 +24,7 @@ from services.chassis.identity import channel
 from services.router.core.endings import Ended
 from services.router.core.models import Catalogue
 from services.router.core.requests import Request
+from services.router.inbound.access_log import AccessLogServicer
 from services.router.inbound.check import Mesh
 from services.router.inbound.discovery import Discovery
 from services.router.servers import sidecar_server
@@ -55,7 +56,13 @@ async def served(folder: Path) -> AsyncIterator[Sidecar]:
     def record(_request: Request, end: Ended) -> None:
         recorded.append(end)
 
-    server = sidecar_server(of, LIMITS, catalogue, discovery=Discovery(), record=record)
+    server = sidecar_server(
+        of,
+        LIMITS,
+        catalogue,
+        discovery=Discovery(),
+        access_log=AccessLogServicer(of.requests, record),
+    )
     server.listen(Address(address), None)
     await server.grpc.start()
     try:

@@ -12,7 +12,6 @@ from envoy_data_plane.envoy.config.common.mutation_rules.v3 import HeaderMutatio
 from envoy_data_plane.envoy.config.core.v3 import (
     ApiVersion,
     DataSource,
-    GrpcService,
     HeaderValue,
     HeaderValueOption,
     HeaderValueOptionHeaderAppendAction,
@@ -47,8 +46,7 @@ from envoy_data_plane.google.protobuf import Any
 from services.router.core.snapshot import DataPlane
 from services.router.inbound.resources.names import (
     REQUEST_ID_HEADER,
-    ROUTER_CLUSTER,
-    grpc_to,
+    to_the_router,
 )
 
 # Only routes of OpenAI's API switch these on, so gRPC does not pay for them.
@@ -127,10 +125,8 @@ def _transcoder(plane: DataPlane) -> GrpcJsonTranscoder:
 
 
 def _check(plane: DataPlane) -> ExtAuthz:
-    service: GrpcService = grpc_to(ROUTER_CLUSTER)
-    service.timeout = timedelta(seconds=plane.queue_limit_s)
     return ExtAuthz(
-        grpc_service=service,
+        grpc_service=to_the_router(timeout=timedelta(seconds=plane.queue_limit_s)),
         transport_api_version=ApiVersion.V3,
         with_request_body=BufferSettings(
             max_request_bytes=plane.body_limit_bytes, pack_as_bytes=True

@@ -21,6 +21,7 @@ from services.router.inbound.resources.names import (
     ROUTER_CLUSTER,
     TELEMETRY_CLUSTER,
     grpc_to,
+    until_the_router_is_back,
 )
 
 FLUSH = timedelta(milliseconds=20)  # how late the router hears of an end
@@ -42,6 +43,7 @@ def access_log() -> AccessLog:
         common_config=CommonGrpcAccessLogConfig(
             log_name="evenflow",
             grpc_service=grpc_to(ROUTER_CLUSTER),
+            grpc_stream_retry_policy=until_the_router_is_back(),
             transport_api_version=ApiVersion.V3,
             buffer_flush_interval=FLUSH,
         ),

@@ -30,7 +30,11 @@ from services.router.inbound.resources.filters import CHECK, CORS, OPENAI_FILTER
 from services.router.inbound.resources.names import (
     FRONT_END,
     MESH,
+    RETRY_ROUTER_ON,
     ROUTER_CLUSTER,
+    ROUTER_TRIES,
+    ROUTER_TRY_AFTER,
+    ROUTER_TRY_AFTER_MOST,
     RUNTIME_CLUSTER,
 )
 
@@ -98,7 +102,17 @@ def _to_runtime() -> RouteAction:
 
 
 def _to_router() -> RouteAction:
-    return RouteAction(cluster=ROUTER_CLUSTER, timeout=timedelta(0))
+    return RouteAction(
+        cluster=ROUTER_CLUSTER,
+        timeout=timedelta(0),
+        retry_policy=RetryPolicy(
+            retry_on=RETRY_ROUTER_ON,
+            num_retries=ROUTER_TRIES,
+            retry_back_off=RetryPolicyRetryBackOff(
+                base_interval=ROUTER_TRY_AFTER, max_interval=ROUTER_TRY_AFTER_MOST
+            ),
+        ),
+    )
 
 
 def _unknown() -> Route:
