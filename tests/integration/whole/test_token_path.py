@@ -33,4 +33,6 @@ def test_a_500_token_stream_costs_the_router_one_check_and_one_log_entry(
     for seen in (short, long):
         assert seen["checks"] == 1
         assert seen["logs_written"] == 1
-    assert abs(long["bytes_to_router"] - short["bytes_to_router"]) < 500
+    # A token would take dozens of bytes; pings and counts of more digits take a few hundred in all.
+    more_bytes = long["bytes_to_router"] - short["bytes_to_router"]
+    assert more_bytes < 4 * 495
