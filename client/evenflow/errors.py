@@ -52,8 +52,11 @@ class StreamLost(EvenflowError):
     """The stream broke after its first token. Nothing was wrong with the request: ask again, or
     go on from `text`."""
 
-    def __init__(self, message: str, *, text: str, tokens: int, request_id: str) -> None:
+    def __init__(
+        self, message: str, *, text: str, tokens: int, request_id: str, reason: str = ""
+    ) -> None:
         super().__init__(message)
+        self.reason = reason  # as in Refused, if the runtime could say so; empty: it was cut off
         self.text = text  # what had arrived
         self.tokens = tokens
         self.request_id = request_id
@@ -105,14 +108,17 @@ def error_of(call: FailedCall, progress: Progress | None = None) -> EvenflowErro
         case grpc.StatusCode.CANCELLED:
             return Cancelled(message)
     info = _first(details, ErrorInfo)
-    if info is not None and info.domain == DOMAIN:
-        return _refused(message, code, info.reason, details)
-    if progress.request_id:
+    reason = info.reason if info is not None and info.domain == DOMAIN else ""
+    lost = progress.request_id and (not reason or code is grpc.StatusCode.UNAVAILABLE)
+    if reason and not lost:
+        return _refused(message, code, reason, details)
+    if lost:
         return StreamLost(
             f"the stream broke after {progress.tokens} tokens: {message}",
             text=progress.text,
             tokens=progress.tokens,
             request_id=progress.request_id,
+            reason=reason,
         )
     if code is grpc.StatusCode.UNAVAILABLE:
         return Unreachable(message)

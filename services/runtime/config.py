@@ -72,6 +72,12 @@ class Config:
     trace_share: float = setting(
         environ.share, default=1.0, help="share of traces begun here that are kept, 0 to 1"
     )
+    stall_s: float = setting(
+        environ.positive,
+        default=3.0,
+        help="seconds in which an engine with work makes no step, after which its requests end as "
+        "ENGINE_STALLED; longer than its longest step",
+    )
     drain_s: float = setting(
         environ.positive, default=10.0, help="how long running requests may go on after SIGTERM"
     )
@@ -120,6 +126,11 @@ class SimulatedConfig:
     )
     crash_after_tokens: int = setting(
         environ.count, default=0, help="output tokens after which the whole engine fails; 0: never"
+    )
+    hang_on_signal: bool = setting(
+        environ.flag,
+        default=False,
+        help="true: SIGUSR1 stops all steps, and the next one lets them go on",
     )
 
     @classmethod

@@ -20,13 +20,14 @@ def _simulated(config: Config, variables: Mapping[str, str]) -> Engine:
     from services.runtime.outbound.simulated import SimulatedEngine  # noqa: PLC0415
 
     told = dataclasses.asdict(SimulatedConfig.from_environ(variables))
+    hang_on_signal = told.pop("hang_on_signal")
     try:
         behaviour = Behaviour(
             max_running=config.max_running, max_context_tokens=config.max_context_tokens, **told
         )
     except ValueError as error:
         raise InvalidConfig(f"RUNTIME_SIMULATED: {error}") from error
-    return SimulatedEngine(behaviour, model=config.model)
+    return SimulatedEngine(behaviour, model=config.model, hang_on_signal=hang_on_signal)
 
 
 def _llamacpp(config: Config) -> Engine:

@@ -22,6 +22,7 @@ from services.runtime.core.engine import Engine, EngineFailed
 from services.runtime.inbound import chat, generation, state
 from services.runtime.inbound.refusals import ERRORS
 from services.runtime.inbound.serving import Serving
+from services.runtime.inbound.stalls import StallWatch
 
 _STOP_S = 0.5  # for what is left when every request has ended
 
@@ -60,7 +61,10 @@ async def serve(config: Config, engine: Engine) -> None:
             serving.ready = True
             await server.set_serving()
             _log.info("server.ready", listen=str(config.listen))
-            await lifecycle.stop_signal()
+            async with asyncio.TaskGroup() as tasks:
+                watch = tasks.create_task(StallWatch(serving, stall_s=config.stall_s).run())
+                await lifecycle.stop_signal()
+                watch.cancel()
     finally:
         await _stop(server, serving, states, drain_s=config.drain_s)
         await engine.close()

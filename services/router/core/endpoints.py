@@ -8,6 +8,10 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from enum import Enum
 
+# More than ten times the longest step of our engines. A runtime waits longer (RUNTIME_STALL_S)
+# before it ends what runs there: to stay away by mistake costs less.
+STALLED_AFTER_S = 2.0
+
 
 class UnknownEndpoint(LookupError):
     """No runtime has that address; ask for one that ListEndpoints names."""
@@ -42,6 +46,12 @@ class RuntimeState:
     prefix_cache_hit_tokens: int = 0
     max_running: int = 0
     output_tokens: int = 0
+    without_progress_s: float = 0.0  # while its engine has work
+
+    @property
+    def stalled(self) -> bool:
+        """Its engine hangs, as far as one can tell; it may go on."""
+        return self.without_progress_s >= STALLED_AFTER_S
 
     def serving(self) -> Iterable[ModelState]:
         return (each for each in self.models if each.readiness is Readiness.READY)
@@ -62,9 +72,13 @@ class Endpoint:
         )
 
     @property
+    def stalled(self) -> bool:
+        return self.state is not None and self.state.stalled
+
+    @property
     def ready(self) -> bool:
         """New requests may go there."""
-        return self.reachable and not self.draining and any(self.serving())
+        return self.reachable and not self.draining and not self.stalled and any(self.serving())
 
     def serving(self) -> Iterable[ModelState]:
         return self.state.serving() if self.state else ()
@@ -81,6 +95,8 @@ class Endpoint:
             return "model not served"
         if self.draining:
             return "draining"
+        if self.stalled:
+            return "stalled"
         if Readiness.READY in readiness:
             return ""
         return "loading" if Readiness.LOADING in readiness else "failed"

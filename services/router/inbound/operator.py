@@ -161,6 +161,7 @@ def runtime_message(state: RuntimeState) -> runtime_pb.WatchStateResponse:
         prefix_cache_hit_tokens=state.prefix_cache_hit_tokens,
         max_running=state.max_running,
         output_tokens=state.output_tokens,
+        without_progress=_duration(state.without_progress_s),
     )
 
 

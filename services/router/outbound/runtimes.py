@@ -101,7 +101,13 @@ class RuntimeFollower:
             _log.warning("endpoint.restarted", endpoint=address, given_up=len(given_up))
         after = self._endpoints.get(address)
         if (before.ready, before.reachable) != (after.ready, after.reachable):
-            _log.info("endpoint.changed", endpoint=address, reachable=True, ready=after.ready)
+            _log.info(
+                "endpoint.changed",
+                endpoint=address,
+                reachable=True,
+                ready=after.ready,
+                stalled=after.stalled,
+            )
             self._changed()
 
     def _lost(self, address: str) -> None:
@@ -149,6 +155,7 @@ def _state(response: pb.WatchStateResponse) -> RuntimeState:
         prefix_cache_hit_tokens=response.prefix_cache_hit_tokens,
         max_running=response.max_running,
         output_tokens=response.output_tokens,
+        without_progress_s=response.without_progress.ToMilliseconds() / 1000,
     )
 
 

@@ -83,6 +83,7 @@ class EngineState:
     prefix_cache_hit_tokens: int  # since start
     max_running: int
     output_tokens: int  # since start
+    steps: int = 0  # since start, of any kind; stands still while the engine hangs
     failed: bool = False  # the engine is dead; the process must be started again
 
 

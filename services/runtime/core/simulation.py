@@ -80,6 +80,7 @@ class Simulation:
         self._queried = 0
         self._hit = 0
         self._output = 0
+        self._steps = 0
         self.failed = False
 
     def add(self, job: Job, now_s: float) -> None:
@@ -130,6 +131,7 @@ class Simulation:
     def finish_step(self) -> list[tuple[str, Step | EngineFailed]]:
         """What the step made, by request id. Ended jobs are gone from the simulation."""
         made: list[tuple[str, Step | EngineFailed]] = []
+        self._steps += 1
         for sequence in self._stepping:
             request_id = sequence.job.request_id
             if self._running.get(request_id) is not sequence:
@@ -156,6 +158,7 @@ class Simulation:
             prefix_cache_hit_tokens=self._hit,
             max_running=self._behaviour.max_running,
             output_tokens=self._output,
+            steps=self._steps,
             failed=self.failed,
         )
 

@@ -18,6 +18,7 @@ from services.runtime.inbound.chat_answers import (
 )
 from services.runtime.inbound.chat_requests import demand, field_names
 from services.runtime.inbound.owners import Owner
+from services.runtime.inbound.patience import EngineStalled
 from services.runtime.inbound.refusals import ERRORS, fields_named
 from services.runtime.inbound.serving import Serving
 
@@ -26,6 +27,7 @@ CALLERS = {f"/{SERVICE}/": frozenset({"gateway"})}
 
 # What may end a stream after its first token
 _BROKEN = {
+    EngineStalled: ERRORS[EngineStalled],
     EngineFailed: ERRORS[EngineFailed],
     TimeoutError: Status(grpc.StatusCode.DEADLINE_EXCEEDED, "DEADLINE"),
 }

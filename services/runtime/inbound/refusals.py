@@ -9,6 +9,7 @@ from services.chassis.status import ErrorTable, Status
 from services.runtime.core.engine import ContextTooLong, EngineFailed, InvalidInput
 from services.runtime.core.limits import ContextLimit, OutputLimit
 from services.runtime.core.sampling import InvalidSampling
+from services.runtime.inbound.patience import EngineStalled
 
 
 class Draining(Exception):
@@ -34,6 +35,7 @@ ERRORS: ErrorTable = {
     ModelNotFound: Status(grpc.StatusCode.NOT_FOUND, "MODEL_NOT_FOUND"),
     Draining: Status(grpc.StatusCode.UNAVAILABLE, "DRAINING"),
     NotReady: Status(grpc.StatusCode.UNAVAILABLE, "NO_ENDPOINT"),
+    EngineStalled: Status(grpc.StatusCode.UNAVAILABLE, "ENGINE_STALLED"),
     EngineFailed: Status(grpc.StatusCode.UNAVAILABLE, "ENGINE_FAILED"),
 }
 

@@ -5,7 +5,6 @@ A servicer decodes its request into a Demand, encodes the steps that come out, a
 
 import asyncio
 import itertools
-import math
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 
@@ -17,10 +16,9 @@ from services.runtime.core.demands import Chat, Demand, Prompt, Text, check_size
 from services.runtime.core.engine import Engine, Job, Step
 from services.runtime.core.limits import output_tokens
 from services.runtime.inbound.owners import Owner
+from services.runtime.inbound.patience import Patience
 from services.runtime.inbound.refusals import Draining, ModelNotFound, NotReady
 from services.runtime.inbound.reports import Report
-
-END_EARLY_S = 0.05  # before the caller's deadline: later, Envoy's timer resets the stream first
 
 _tracer = trace.get_tracer("evenflow.runtime")
 _arms = itertools.count()
@@ -34,6 +32,8 @@ class Serving:
         self.endpoint = endpoint
         self.ready = False
         self.draining = False
+        self.patience = Patience()
+        self.without_progress_s = 0.0  # of the engine, while it has work
         self._active = 0
         self._idle = asyncio.Event()
         self._idle.set()
@@ -53,7 +53,7 @@ class Serving:
     ) -> Sequence[int]:
         """For callers who want tokens only. Raises what a generation would."""
         self._check(model)
-        async with _until(Deadline.of(context)):
+        async with self.patience.until(Deadline.of(context)):
             return await self._encoded(prompt)
 
     async def run(
@@ -68,7 +68,7 @@ class Serving:
         try:
             self._check(demand.model)
             deadline = Deadline.of(context)
-            async with _until(deadline):
+            async with self.patience.until(deadline):
                 prompt = await self._encoded(demand.prompt)
             report.prompt_tokens = len(prompt)
             job = self._job(demand, report.owner, prompt)
@@ -86,7 +86,7 @@ class Serving:
         try:
             async with aclosing(self.engine.generate(job)) as steps:
                 while True:
-                    async with _until(deadline):
+                    async with self.patience.until(deadline):
                         step = await anext(steps)
                     if not report.has_begun:
                         span.add_event("gen_ai.first_token")
@@ -141,8 +141,3 @@ class Serving:
 
 def _operation(prompt: Prompt) -> str:
     return "chat" if isinstance(prompt, Chat) else "text_completion"
-
-
-def _until(deadline: Deadline) -> asyncio.Timeout:
-    """TimeoutError a little before the deadline."""
-    return asyncio.timeout_at(None if math.isinf(deadline.at_s) else deadline.at_s - END_EARLY_S)

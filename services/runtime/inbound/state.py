@@ -5,6 +5,7 @@ import uuid
 from collections.abc import AsyncIterator
 
 import grpc
+from google.protobuf.duration_pb2 import Duration
 
 from evenflow.runtime.v1 import runtime_service_pb2 as pb
 from evenflow.runtime.v1.runtime_service_pb2_grpc import RuntimeServiceServicer
@@ -83,6 +84,7 @@ class StateServicer(RuntimeServiceServicer):
             prefix_cache_hit_tokens=now.prefix_cache_hit_tokens,
             max_running=now.max_running,
             output_tokens=now.output_tokens,
+            without_progress=_duration(serving.without_progress_s),
         )
 
 
@@ -90,6 +92,12 @@ def _readiness(*, ready: bool, failed: bool) -> pb.Readiness.ValueType:
     if failed:
         return pb.READINESS_FAILED
     return pb.READINESS_READY if ready else pb.READINESS_LOADING
+
+
+def _duration(seconds: float) -> Duration:
+    duration = Duration()
+    duration.FromMilliseconds(round(seconds * 1000))
+    return duration
 
 
 def _what_matters(state: pb.WatchStateResponse) -> tuple[object, ...]:

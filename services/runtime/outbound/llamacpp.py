@@ -71,6 +71,7 @@ class LlamaCppEngine:
         self._query_tokens = 0
         self._hit_tokens = 0
         self._output_tokens = 0
+        self._steps = 0
         self._failed = False
         self._folder = tempfile.TemporaryDirectory(prefix="evenflow-llamacpp-")  # 0700
         self._socket = Path(self._folder.name) / "server.sock"
@@ -113,6 +114,7 @@ class LlamaCppEngine:
         try:
             while True:
                 event = await stream.events.get()
+                self._steps += 1
                 if isinstance(event, EngineFailed | InvalidInput):
                     raise event
                 step = steps.step(event)
@@ -143,6 +145,7 @@ class LlamaCppEngine:
             prefix_cache_hit_tokens=self._hit_tokens,
             max_running=self._settings.max_running,
             output_tokens=self._output_tokens,
+            steps=self._steps,
             failed=self._failed,
         )
 
@@ -207,6 +210,7 @@ class LlamaCppEngine:
 
     def _release(self, slot: int, stream: _Stream) -> None:
         if self._running.get(slot) is stream:
+            self._steps += 1
             del self._running[slot]
             self._slots.free(slot)
             self._assign()

@@ -5,28 +5,41 @@ in its name, its version and its text.
 """
 
 import asyncio
+import signal
 from collections.abc import AsyncGenerator, Sequence
 
 from services.runtime.core import simulated_text
 from services.runtime.core.engine import EngineFailed, EngineState, Job, Message, Step
 from services.runtime.core.simulation import Behaviour, Simulation
 
+_HANGING_LOOK_S = 0.01
 _SLACK_S = 0.005  # a late wake-up is made good in the next step; a longer stall is not
 
 
 class SimulatedEngine:
     name = "simulated"
 
-    def __init__(self, behaviour: Behaviour, *, model: str = "simulated") -> None:
+    """`hang_on_signal`: SIGUSR1 stops all steps, and the next one lets them go on."""
+
+    def __init__(
+        self, behaviour: Behaviour, *, model: str = "simulated", hang_on_signal: bool = False
+    ) -> None:
         self.model = model
         self.version = "simulated"
         self.max_context_tokens = behaviour.max_context_tokens
         self._simulation = Simulation(behaviour)
         self._streams: dict[str, asyncio.Queue[Step | EngineFailed]] = {}
         self._timer: asyncio.TimerHandle | None = None
+        self._hang_on_signal = hang_on_signal
+        self._hangs = False
 
     async def start(self) -> None:
-        pass  # there is nothing to load
+        """Nothing is loaded."""
+        if self._hang_on_signal:
+            asyncio.get_running_loop().add_signal_handler(signal.SIGUSR1, self.hang_or_go_on)
+
+    def hang_or_go_on(self) -> None:
+        self._hangs = not self._hangs
 
     async def close(self) -> None:
         if self._timer is not None:
@@ -71,6 +84,9 @@ class SimulatedEngine:
         self._timer = loop.call_at(at_s, self._finish_step, loop, at_s)
 
     def _finish_step(self, loop: asyncio.AbstractEventLoop, at_s: float) -> None:
+        if self._hangs:
+            self._timer = loop.call_later(_HANGING_LOOK_S, self._finish_step, loop, at_s)
+            return
         for request_id, step in self._simulation.finish_step():
             if request_id in self._streams:
                 self._streams[request_id].put_nowait(step)

@@ -41,6 +41,7 @@ class Load:
         self._query_tokens = 0
         self._hit_tokens = 0
         self._output_tokens = 0
+        self._steps = 0
 
     def set_kv_cache(self, *, blocks: int, block_tokens: int) -> None:
         self._kv_blocks = blocks
@@ -60,6 +61,7 @@ class Load:
 
     def record(self, counts: SchedulerCounts) -> None:
         """Takes the counts of one engine step."""
+        self._steps += 1
         self._query_tokens += counts.prefix_cache_stats.queries
         self._hit_tokens += counts.prefix_cache_stats.hits
         if self._in_flight:  # else the step was still under way when its last job left
@@ -78,5 +80,6 @@ class Load:
             prefix_cache_hit_tokens=self._hit_tokens,
             max_running=self._max_running,
             output_tokens=self._output_tokens,
+            steps=self._steps,
             failed=failed,
         )

@@ -79,11 +79,11 @@ def test_a_bare_status_after_the_first_token_is_a_lost_stream(code: grpc.StatusC
     assert (error.text, error.tokens, error.request_id) == ("Once upon", 2, "r-1")
 
 
-def test_a_failure_that_the_mesh_explains_is_not_a_lost_stream() -> None:
-    error = error_of(refusal(grpc.StatusCode.UNAVAILABLE, "ENGINE_FAILED"), HALF)
+def test_a_failure_that_another_try_would_not_mend_is_not_a_lost_stream() -> None:
+    error = error_of(refusal(grpc.StatusCode.INTERNAL, "BUG"), HALF)
 
     assert isinstance(error, Refused)
-    assert error.reason == "ENGINE_FAILED"
+    assert error.reason == "BUG"
 
 
 def test_no_answer_at_all_is_unreachable() -> None:
@@ -107,3 +107,17 @@ def test_a_foreign_status_keeps_its_code_as_reason() -> None:
 
     assert isinstance(error, Refused)
     assert error.reason == "UNIMPLEMENTED"
+
+
+def test_a_runtime_that_could_say_why_it_broke_off_loses_nothing_that_came() -> None:
+    error = error_of(refusal(grpc.StatusCode.UNAVAILABLE, "ENGINE_STALLED"), HALF)
+
+    assert isinstance(error, StreamLost)
+    assert (error.reason, error.text) == ("ENGINE_STALLED", "Once upon")
+
+
+def test_before_the_first_token_the_same_is_a_refusal() -> None:
+    error = error_of(refusal(grpc.StatusCode.UNAVAILABLE, "ENGINE_STALLED"))
+
+    assert isinstance(error, Refused)
+    assert error.reason == "ENGINE_STALLED"

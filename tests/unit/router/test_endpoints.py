@@ -1,6 +1,11 @@
 import pytest
 
-from services.router.core.endpoints import Endpoints, Readiness, UnknownEndpoint
+from services.router.core.endpoints import (
+    STALLED_AFTER_S,
+    Endpoints,
+    Readiness,
+    UnknownEndpoint,
+)
 from services.router.core.models import Catalogue, ModelNotFound
 from tests.unit.router.values import A, B, endpoints, model, state, tenant
 
@@ -37,6 +42,23 @@ def test_an_emptied_endpoint_stays_out_until_its_process_is_another() -> None:
     assert known.in_service() == ()
 
     assert known.saw(A, state(instance_id="second"))
+    assert known.in_service() == (A,)
+
+
+def test_an_endpoint_whose_engine_hangs_is_left_out_until_it_makes_progress() -> None:
+    known = endpoints(A, B)
+    known.saw(A, state(without_progress_s=STALLED_AFTER_S))
+    assert known.in_service() == (B,)
+    assert known.get(A).left_out("small") == "stalled"
+
+    known.saw(A, state())
+    assert known.in_service() == (A, B)
+
+
+def test_a_long_step_is_no_hang() -> None:
+    known = endpoints(A)
+    known.saw(A, state(without_progress_s=STALLED_AFTER_S / 2))
+
     assert known.in_service() == (A,)
 
 
