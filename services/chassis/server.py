@@ -96,7 +96,9 @@ def grpc_server(
         trust_domain = certificate_trust_domain(tls.certificate.read_bytes())
         parts.append(Callers(trust_domain, callers))
     around = Interceptor(parts)
-    server = grpc.aio.server(interceptors=[] if bare else [around], options=_OPTIONS)
+    server = grpc.aio.server(
+        interceptors=[] if bare else [around], options=_OPTIONS + (_NEARBY if bare else ())
+    )
     servicer: Any = health.aio.HealthServicer()  # type: ignore[attr-defined] # set at import
     wrapped: Any = Wrapped(server, around) if bare else server
     health_pb2_grpc.add_HealthServicer_to_server(servicer, wrapped)
@@ -121,3 +123,5 @@ _OPTIONS = (
     ("grpc.max_metadata_size", 64 << 10),
     ("grpc.absolute_max_metadata_size", 64 << 10),
 )
+# To a peer on a unix socket there is no bandwidth to probe; each probe is a ping and wakes threads.
+_NEARBY = (("grpc.http2.bdp_probe", 0),)

@@ -40,7 +40,7 @@ from services.router.servers import operator_server, sidecar_server
 _SWEEP_EVERY_S = 1.0
 _KNOWN_WITHIN_S = 2.0
 _LOOK_EVERY_S = 0.01
-_LAST_WORDS_S = 0.1  # Envoy tells of an end within 20 ms
+_LAST_WORDS_S = 0.15  # Envoy tells of an end within 100 ms
 _LONGEST_SOCKET_PATH = 100  # Linux takes 107 bytes, and gRPC needs a few
 
 _log = structlog.get_logger(__name__)

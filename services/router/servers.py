@@ -25,7 +25,7 @@ _DATA_PLANE = (  # what callers see through Envoy, for health and reflection
     "evenflow.openai.v1.ChatService",
     "evenflow.openai.v1.ModelsService",
 )
-_GRACE_S = 5.0  # an access log's word is 20 ms late; later than this, it is lost
+_GRACE_S = 5.0  # an access log's word is 100 ms late; later than this, it is lost
 
 
 def sidecar_server(

@@ -1,6 +1,6 @@
 """Envoy reports: how each request ended. Frees its slot, writes its one line, passes its record on.
 
-Entries come in batches, up to 20 ms late, and may be lost or repeated: a request's end is acted on
+Entries come in batches, up to 100 ms late, and may be lost or repeated: a request's end is acted on
 once. What Envoy refused before it asked the router is written down without a tenant.
 """
 

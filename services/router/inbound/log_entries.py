@@ -28,7 +28,7 @@ def ended(entry: Any) -> Ended:
     common, request, response = entry.common_properties, entry.request, entry.response
     # Trailers win: an OpenAI caller's were headers once the transcoder had made one answer of it.
     said: Mapping[str, str] = {**response.response_headers, **response.response_trailers}
-    cut = _cut(common.response_flags)
+    cut = _cut(common)
     usage = _usage(said)
     code = final_code(
         _code(said.get("grpc-status")), cut=cut, http_status=response.response_code.value
@@ -51,7 +51,10 @@ def ended(entry: Any) -> Ended:
     )
 
 
-def _cut(flags: Any) -> Cut:
+def _cut(common: Any) -> Cut:
+    if not common.HasField("response_flags"):
+        return Cut.NOBODY  # as nearly always: a dozen fields need not be looked at
+    flags = common.response_flags
     return next((cut for flag, cut in _FLAGS.items() if getattr(flags, flag)), Cut.NOBODY)
 
 
