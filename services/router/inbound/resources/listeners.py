@@ -93,7 +93,7 @@ def _http(name: str, plane: DataPlane) -> HttpConnectionManager:
         stream_idle_timeout=timedelta(seconds=plane.queue_limit_s + SLACK_S),
         common_http_protocol_options=HttpProtocolOptions(
             idle_timeout=timedelta(seconds=plane.idle_limit_s),
-            max_headers_count=100,
+            max_headers_count=128,  # 100 of a caller's, and what Envoy and Check add
             headers_with_underscores_action=(
                 HttpProtocolOptionsHeadersWithUnderscoresAction.DROP_HEADER
             ),

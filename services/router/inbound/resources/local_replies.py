@@ -48,7 +48,7 @@ class _Meaning:
 # addresses, which is nothing for callers.
 _OUT_OF_REACH = ("UF", "UH", "UC", "UR", "URX", "LR", "UO", "NC")
 _NOT_HTTP = "not an HTTP request as this mesh takes it"
-_TOO_MANY = "the headers must be at most 85 and 32 KiB"  # 100 with what the mesh adds
+_TOO_MANY = "the headers must be at most 100 and 32 KiB"
 _MEANINGS = (
     _Meaning(
         400,
