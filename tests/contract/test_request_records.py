@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
-from pathlib import Path
+from functools import partial
 from typing import Protocol
 
 import grpc
@@ -12,7 +12,6 @@ from structlog.testing import capture_logs
 
 from evenflow.telemetry.v1 import record_service_pb2 as pb
 from evenflow.telemetry.v1 import record_service_pb2_grpc as pb_grpc
-from services.chassis.identity import server_credentials
 from services.router.core.demands import WorkloadClass
 from services.router.core.requests import Request
 from services.router.core.verdicts import Reason
@@ -25,6 +24,7 @@ from services.router.outbound.records import (
 )
 from tests.fakes.request_records import FakeTelemetry
 from tests.identities import Identities
+from tests.serving import served
 from tests.unit.router.values import decision, ended
 
 PATIENCE_S = 10.0
@@ -50,12 +50,6 @@ class Connect(Protocol):
     def __call__(self, telemetry: FakeTelemetry) -> AbstractAsyncContextManager[Telemetry]: ...
 
 
-@pytest.fixture(scope="module")
-def identities(tmp_path_factory: pytest.TempPathFactory) -> Identities:
-    folder: Path = tmp_path_factory.mktemp("certificates")
-    return Identities(folder)
-
-
 @pytest.fixture(params=["fake", "grpc"])
 def connect(request: pytest.FixtureRequest, identities: Identities) -> Connect:
     @asynccontextmanager
@@ -64,14 +58,10 @@ def connect(request: pytest.FixtureRequest, identities: Identities) -> Connect:
 
     @asynccontextmanager
     async def over_grpc(telemetry: FakeTelemetry) -> AsyncIterator[Telemetry]:
-        server = grpc.aio.server()
-        pb_grpc.add_RecordServiceServicer_to_server(Servicer(telemetry), server)
-        port = server.add_secure_port(
-            "127.0.0.1:0", server_credentials(identities.service("telemetry"))
-        )
-        await server.start()
-        yield GrpcTelemetry(f"127.0.0.1:{port}", identities.service("router"))
-        await server.stop(None)
+        servicer = Servicer(telemetry)
+        register = partial(pb_grpc.add_RecordServiceServicer_to_server, servicer)
+        async with served(register, identities.service("telemetry")) as address:
+            yield GrpcTelemetry(address, identities.service("router"))
 
     return in_memory if request.param == "fake" else over_grpc
 

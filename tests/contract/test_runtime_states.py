@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from pathlib import Path
+from functools import partial
 from typing import Any, Protocol
 
 import grpc
@@ -11,7 +11,6 @@ import pytest
 
 from evenflow.runtime.v1 import runtime_service_pb2 as pb
 from evenflow.runtime.v1 import runtime_service_pb2_grpc as pb_grpc
-from services.chassis.identity import server_credentials
 from services.router.core.endpoints import Endpoints, Readiness
 from services.router.core.inflight import Load, Slot
 from services.router.core.requests import Requests
@@ -19,6 +18,7 @@ from services.router.inbound.operator import runtime_message
 from services.router.outbound.runtimes import GrpcRuntime, Runtime, RuntimeFollower
 from tests.fakes.runtime_states import FakeRuntime
 from tests.identities import Identities
+from tests.serving import served
 from tests.unit.router.values import decision, model, state
 
 SILENCE_S = 0.3
@@ -51,12 +51,6 @@ class Connect(Protocol):
     def __call__(self, runtime: FakeRuntime) -> AbstractAsyncContextManager[Runtime]: ...
 
 
-@pytest.fixture(scope="module")
-def identities(tmp_path_factory: pytest.TempPathFactory) -> Identities:
-    folder: Path = tmp_path_factory.mktemp("certificates")
-    return Identities(folder)
-
-
 @pytest.fixture(params=["fake", "grpc"])
 def connect(request: pytest.FixtureRequest, identities: Identities) -> Connect:
     @asynccontextmanager
@@ -65,15 +59,11 @@ def connect(request: pytest.FixtureRequest, identities: Identities) -> Connect:
 
     @asynccontextmanager
     async def over_grpc(runtime: FakeRuntime) -> AsyncIterator[Runtime]:
-        server = grpc.aio.server()
-        pb_grpc.add_RuntimeServiceServicer_to_server(Servicer(runtime), server)
-        port = server.add_secure_port(
-            "127.0.0.1:0", server_credentials(identities.service("runtime"))
-        )
-        await server.start()
-        runtime.address = f"127.0.0.1:{port}"
-        yield GrpcRuntime(runtime.address, identities.service("router"))
-        await server.stop(None)
+        servicer = Servicer(runtime)
+        register = partial(pb_grpc.add_RuntimeServiceServicer_to_server, servicer)
+        async with served(register, identities.service("runtime")) as address:
+            runtime.address = address
+            yield GrpcRuntime(address, identities.service("router"))
 
     return in_memory if request.param == "fake" else over_grpc
 

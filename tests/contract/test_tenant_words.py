@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from pathlib import Path
+from functools import partial
 from typing import Protocol
 
 import grpc
@@ -11,12 +11,12 @@ import pytest
 
 from evenflow.policy.v1 import tenant_service_pb2 as pb
 from evenflow.policy.v1 import tenant_service_pb2_grpc as pb_grpc
-from services.chassis.identity import server_credentials
 from services.router.classes import NUMBERS
 from services.router.core.tenants import PolicyView, Tenant
 from services.router.outbound.policy import GrpcPolicy, Policy, PolicyFollower, PolicyWord
 from tests.fakes.tenant_words import FakePolicy
 from tests.identities import Identities
+from tests.serving import served
 from tests.unit.router.values import WEB, tenant
 
 PATIENCE_S = 10.0
@@ -53,12 +53,6 @@ class Connect(Protocol):
     def __call__(self, policy: FakePolicy) -> AbstractAsyncContextManager[Policy]: ...
 
 
-@pytest.fixture(scope="module")
-def identities(tmp_path_factory: pytest.TempPathFactory) -> Identities:
-    folder: Path = tmp_path_factory.mktemp("certificates")
-    return Identities(folder)
-
-
 @pytest.fixture(params=["fake", "grpc"])
 def connect(request: pytest.FixtureRequest, identities: Identities) -> Connect:
     @asynccontextmanager
@@ -67,14 +61,10 @@ def connect(request: pytest.FixtureRequest, identities: Identities) -> Connect:
 
     @asynccontextmanager
     async def over_grpc(policy: FakePolicy) -> AsyncIterator[Policy]:
-        server = grpc.aio.server()
-        pb_grpc.add_TenantServiceServicer_to_server(Servicer(policy), server)
-        port = server.add_secure_port(
-            "127.0.0.1:0", server_credentials(identities.service("policy"))
-        )
-        await server.start()
-        yield GrpcPolicy(f"127.0.0.1:{port}", identities.service("router"))
-        await server.stop(None)
+        servicer = Servicer(policy)
+        register = partial(pb_grpc.add_TenantServiceServicer_to_server, servicer)
+        async with served(register, identities.service("policy")) as address:
+            yield GrpcPolicy(address, identities.service("router"))
 
     return in_memory if request.param == "fake" else over_grpc
 
