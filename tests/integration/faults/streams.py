@@ -12,6 +12,7 @@ from evenflow.inference.v1 import inference_service_pb2 as pb
 
 DEADLINE_S = 30.0
 _LOOK_EVERY_S = 0.02
+_AFTER_ERROR_S = 0.05  # else nothing but refusals would be counted
 _APART_S = 0.037  # so that at each moment some streams begin, wait, and end
 
 
@@ -45,8 +46,17 @@ class Stream:
 class Load:
     """`address` is Envoy's; `tenant` a certificate folder."""
 
-    def __init__(self, address: str, tenant: Path, model: str, *, tokens: int) -> None:
+    def __init__(
+        self,
+        address: str,
+        tenant: Path,
+        model: str,
+        *,
+        tokens: int,
+        deadline_s: float = DEADLINE_S,
+    ) -> None:
         self._address = address
+        self._deadline_s = deadline_s
         self._tenant = tenant
         self._request = chat_request(
             model, "hi", sampling=pb.Sampling(max_output_tokens=tokens, ignore_eos=True)
@@ -76,6 +86,20 @@ class Load:
         """Streams under way go on; no other begins."""
         self._stopping = True
 
+    async def answered(self, *, since_s: float, within_s: float) -> float:
+        """When the first answer to a request that began since then was complete."""
+        async with asyncio.timeout(within_s):
+            while not (ends := [*self._answered(since_s)]):  # noqa: ASYNC110 - it can only be asked
+                await asyncio.sleep(_LOOK_EVERY_S)
+        return min(ends)
+
+    async def until_streaming(self, workers: int, *, within_s: float) -> None:
+        """Returns when so many streams are between their first token and their end."""
+        clock = asyncio.get_running_loop().time
+        async with asyncio.timeout(within_s):
+            while sum(each.streamed_at(clock()) for each in self.streams) < workers:  # noqa: ASYNC110 - it can only be asked
+                await asyncio.sleep(_LOOK_EVERY_S)
+
     async def until_over(self, *, within_s: float) -> None:
         async with asyncio.timeout(within_s):
             while any(stream.ended_s is None for stream in self.streams):  # noqa: ASYNC110 - it can only be asked
@@ -83,6 +107,11 @@ class Load:
 
     def _from(self, endpoint: str) -> Iterator[Stream]:
         return (stream for stream in self.streams if stream.endpoint == endpoint)
+
+    def _answered(self, since_s: float) -> Iterator[float]:
+        for each in self.streams:
+            if each.begun_s >= since_s and each.ended_s is not None and each.error is None:
+                yield each.ended_s
 
     async def _work(self, *, after_s: float) -> None:
         await asyncio.sleep(after_s)
@@ -96,7 +125,7 @@ class Load:
         stream = Stream(clock())
         self.streams.append(stream)
         try:
-            async for event in client.generate(self._request, deadline_s=DEADLINE_S):
+            async for event in client.generate(self._request, deadline_s=self._deadline_s):
                 if isinstance(event, pb.Started):
                     stream.first_token_s = clock()
                     stream.endpoint, stream.request_id = event.endpoint, event.request_id
@@ -105,3 +134,5 @@ class Load:
         except EvenflowError as error:
             stream.error = error
         stream.ended_s = clock()
+        if stream.error is not None:
+            await asyncio.sleep(_AFTER_ERROR_S)

@@ -24,11 +24,11 @@ FRONT_END = "frontend"
 ENDPOINTS_HEADER = "x-evenflow-endpoints"
 REQUEST_ID_HEADER = "x-evenflow-request-id"
 
-# A router that is started again is back in 2 to 3 s. Until then what calls it waits: 25 tries with
-# up to 0.5 s between them, 6 s or so. Not `reset`: a frozen router takes connections and never
+# A router that is started again is back in 2 to 3 s. Until then what calls it waits: 40 tries with
+# up to 0.5 s between them, 10 s or so. Not `reset`: a frozen router takes connections and never
 # answers, so each call would wait for as many pings to fail. All of these are asked again safely.
 RETRY_ROUTER_ON = "connect-failure,refused-stream,reset-before-request,unavailable"
-ROUTER_TRIES = 25
+ROUTER_TRIES = 40
 ROUTER_TRY_AFTER = timedelta(milliseconds=100)
 ROUTER_TRY_AFTER_MOST = timedelta(milliseconds=500)
 
