@@ -23,6 +23,18 @@ class Operator:
         listed = await self.router.ListEndpoints(pb.ListEndpointsRequest(), timeout=CALL_S)
         return {each.address: each for each in listed.endpoints}
 
+    async def until_serving(self, *, within_s: float) -> None:
+        """The router answers, has tenants, and every runtime is ready."""
+        request = pb.ListEndpointsRequest()
+        async with asyncio.timeout(within_s):
+            while True:
+                listed = await self.router.ListEndpoints(
+                    request, timeout=within_s, wait_for_ready=True
+                )
+                if listed.policy_version and all(each.ready for each in listed.endpoints):
+                    return
+                await asyncio.sleep(_LOOK_EVERY_S)
+
     async def explain(self, request_id: str) -> pb.ExplainResponse:
         request = pb.ExplainRequest(request_id=request_id)
         explained: pb.ExplainResponse = await self.router.Explain(request, timeout=CALL_S)
