@@ -32,12 +32,17 @@ class InvalidCertificate(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Authority:
+    """`also`: other authorities whose certificates are good, while one takes another's place."""
+
     certificate: x509.Certificate
     key: ec.EllipticCurvePrivateKey
+    also: tuple[x509.Certificate, ...] = ()
 
     @property
     def pem(self) -> bytes:
-        return self.certificate.public_bytes(serialization.Encoding.PEM)
+        """Everyone to trust."""
+        trusted = (self.certificate, *self.also)
+        return b"".join(each.public_bytes(serialization.Encoding.PEM) for each in trusted)
 
 
 def make_authority(
