@@ -3,9 +3,9 @@
 import os
 import sys
 
-from benchmarks import overhead
+from benchmarks import endurance, overhead
 
-BENCHMARKS = {"overhead": overhead.main}
+BENCHMARKS = {"overhead": overhead.main, "load": endurance.load, "soak": endurance.soak}
 
 
 def main(arguments: list[str]) -> int:

@@ -7,6 +7,7 @@ from typing import Any
 # One step of the simulated engine each; its length does not grow with what it does, so that
 # whatever stands before the engine sees the same load.
 _ENGINE = {
+    "RUNTIME_SIMULATED_MEAN_ANSWER_TOKENS": "100000",  # never ends by itself
     "RUNTIME_MAX_RUNNING": "512",
     "RUNTIME_MAX_CONTEXT_TOKENS": "8192",
     "RUNTIME_SIMULATED_KV_BLOCKS": "65536",

@@ -43,6 +43,7 @@ class Order:
     tokens: int = 64
     prompt_bytes: int = 1200
     as_router: bool = False  # say to the runtimes what the router would have said
+    timeout_s: int = 60  # the caller's deadline
     seed: int = 1
 
 
@@ -165,7 +166,7 @@ def _headers(order: Order, number: int) -> bytes:
         (":authority", order.server),
         ("content-type", "application/grpc"),
         ("te", "trailers"),
-        ("grpc-timeout", "60S"),
+        ("grpc-timeout", f"{order.timeout_s}S"),
     ]
     if order.as_router:
         headers += [("x-evenflow-request-id", f"{order.seed}-{number}"), *_AS_ROUTER]

@@ -6,21 +6,19 @@ is added to calls that go straight to the runtimes.
 """
 
 import argparse
-import json
 import statistics
-import subprocess
-import sys
 import threading
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from itertools import groupby
 
 import psutil
 
 from benchmarks.cases import CASES, MEMORY_STEP_S, MEMORY_STREAMS, MEMORY_TOKENS, Case, engine
 from benchmarks.load import Order, Outcome
-from benchmarks.mesh import ROOT, Mesh, PlainEnvoy, plain_envoy, running
+from benchmarks.mesh import Mesh, PlainEnvoy, plain_envoy, running
 from benchmarks.results import Goal, line
+from benchmarks.sending import send
 from evenflow.home import service_name
 
 GOALS = (
@@ -147,14 +145,7 @@ def measure(arm: Arm, case: Case, into: Measured, *, seed: int) -> None:
 
 
 def load(arm: Arm, what: Mapping[str, object], *, seed: int) -> Outcome:
-    order = Order(**{**arm.order, **what}, seed=seed)  # type: ignore[arg-type] # names say which
-    done = subprocess.run(  # noqa: S603 - our own command
-        [sys.executable, "-m", "benchmarks.load", json.dumps(asdict(order))],
-        cwd=ROOT,
-        stdout=subprocess.PIPE,
-        check=True,
-    )
-    return Outcome(**json.loads(done.stdout))
+    return send(Order(**{**arm.order, **what}, seed=seed))  # type: ignore[arg-type] # names say which
 
 
 def _cpu_s(process: psutil.Process) -> float:
