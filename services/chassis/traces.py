@@ -1,12 +1,12 @@
 """OpenTelemetry: one tracer provider for each process, and a span for each RPC it serves."""
 
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 
 import grpc
 from opentelemetry import trace
-from opentelemetry.context import Context, attach, detach
+from opentelemetry.context import Context, attach
 from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter
 from opentelemetry.sdk.resources import SERVICE_NAME, Resource
 from opentelemetry.sdk.trace import TracerProvider
@@ -100,7 +100,8 @@ class Spans:
             span.set_status(StatusCode.ERROR)
             raise
         finally:
-            # gRPC may close an abandoned stream from another context, which has its own span
-            if trace.get_current_span() is span:
-                detach(token)
+            # gRPC may close an abandoned stream from another context, or from a copy of this one;
+            # OpenTelemetry's own detach would log a traceback
+            with suppress(ValueError):
+                token.var.reset(token)
             span.end()
