@@ -90,3 +90,11 @@ def test_output_tokens_add_up() -> None:
     load.add_output(2)
 
     assert load.state(failed=False).output_tokens == 5
+
+
+def test_every_step_is_counted_so_that_a_hang_shows() -> None:
+    load = load_of(jobs=1)
+    load.record(Counts(num_running_reqs=1))
+    load.record(Counts(num_running_reqs=1))
+
+    assert load.state(failed=False).steps == 2
