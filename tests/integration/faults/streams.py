@@ -7,12 +7,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from evenflow.client import Client, chat_request
-from evenflow.errors import EvenflowError
+from evenflow.errors import EvenflowError, StreamLost
 from evenflow.inference.v1 import inference_service_pb2 as pb
 
 DEADLINE_S = 30.0
 _LOOK_EVERY_S = 0.02
 _AFTER_ERROR_S = 0.05  # else nothing but refusals would be counted
+_ON_ITS_WAY_S = 0.25  # we are busy with forty streams ourselves
 _APART_S = 0.037  # so that at each moment some streams begin, wait, and end
 
 
@@ -36,6 +37,12 @@ class Stream:
         if self.first_token_s is None or self.first_token_s >= moment_s:
             return False
         return self.ended_s is None or self.ended_s >= moment_s
+
+    def lost_at(self, moment_s: float) -> bool:
+        """It broke, and had a token then, or one was on its way to us."""
+        first_s = self.first_token_s
+        broke = isinstance(self.error, StreamLost)
+        return broke and first_s is not None and first_s < moment_s + _ON_ITS_WAY_S
 
     def waited_at(self, moment_s: float) -> bool:
         """It was under way and had no token."""

@@ -65,7 +65,8 @@ def test_what_envoy_cannot_reach_ends_or_moves_on(tmp_path: Path, cut_off: tuple
         assert isinstance(stream.error, StreamLost)
         assert stream.ended_s is not None
         assert stream.ended_s - seen.cut_s < ENDED_WITHIN_S
-    assert len(seen.failed()) == len(seen.there())
+    assert all(stream.lost_at(seen.cut_s) for stream in seen.failed())
+    assert {stream.endpoint for stream in seen.failed()} == {seen.struck}
     assert seen.used_again_s - seen.healed_s < USED_AGAIN_WITHIN_S
 
 

@@ -130,7 +130,7 @@ def test_streams_under_way_there_end_soon_and_keep_what_came(mesh: Mesh, seen: S
 def test_every_other_request_is_answered(mesh: Mesh, seen: Seen) -> None:
     failed = [stream for stream in seen.streams if stream.error is not None]
 
-    assert all(stream.streamed_at(seen.struck_s) for stream in failed)
+    assert all(stream.lost_at(seen.struck_s) for stream in failed)
     assert {stream.endpoint for stream in failed} == {mesh.runtimes[0]}
 
 
