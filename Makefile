@@ -3,7 +3,7 @@ PYTHON ?= python3
 PY := .venv/bin/python
 
 .DEFAULT_GOAL := help
-.PHONY: help run setup hooks test test-unit test-integration test-vllm check lint types fmt protos lock wheel bench clean
+.PHONY: help run setup hooks test test-unit test-integration test-vllm check lint types fmt protos lock wheel bench load soak clean
 
 help: ## Print this page
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-18s %s\n", $$1, $$2}'
@@ -20,7 +20,7 @@ test-unit: setup ## Run the tests that need no other process
 	@$(PY) -m pytest tests/unit tests/contract
 
 test-integration: setup ## Run the tests on real Envoy, sockets, certificates and clients
-	@$(PY) -m pytest tests/integration
+	@$(PY) -m pytest tests/integration tests/load
 
 test-vllm: setup ## Run the engines' contract suite on vLLM, in vLLM's own environment
 	@$(PY) -m deploy.vllm test
@@ -33,8 +33,8 @@ lint: ## ruff, import contracts, buf lint and breaking, shellcheck, yamllint
 	@$(PY) protos/check.py
 	@.venv/bin/shellcheck .ci/run && .venv/bin/yamllint --strict .
 
-types: ## mypy --strict on services, client, deploy and tests
-	@$(PY) -m mypy services client deploy tests
+types: ## mypy --strict on services, client, deploy, benchmarks and tests
+	@$(PY) -m mypy services client deploy benchmarks tests
 
 hooks: setup ## Run the static checks before each commit
 	@.venv/bin/pre-commit install
@@ -53,6 +53,13 @@ wheel: setup ## Build the `evenflow` wheel into dist/
 
 bench: setup ## Run a benchmark: make bench NAME=overhead
 	@$(PY) -m benchmarks $(NAME)
+
+load: setup ## Send 100,000 requests and see that nothing grows or stays (3 to 5 minutes)
+	@$(PY) -m benchmarks load
+
+MINUTES ?= 60
+soak: setup ## Hold half load for an hour and see the same: make soak MINUTES=60
+	@$(PY) -m benchmarks soak --minutes $(MINUTES)
 
 clean: ## Remove everything that the project's commands have made
 	rm -rf .venv .evenflow dist client/evenflow/*/v1

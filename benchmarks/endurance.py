@@ -17,7 +17,7 @@ from evenflow.home import service_name
 
 STEP_S = 0.02
 FAST_STEP_S = 0.002
-HALF_LOAD_PER_S = 50.0  # of 64 tokens each, on two cores
+HALF_LOAD_PER_S = 40.0  # of 64 tokens each, on two cores
 REQUESTS = 100_000
 AT_ONCE = 32
 SAMPLE_EVERY_S = 0.5

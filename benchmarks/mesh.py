@@ -93,8 +93,12 @@ def running(environ: Mapping[str, str]) -> Iterator[Mesh]:
         text=True,
         start_new_session=True,
     )
+    ready = threading.Event()
+    reader = threading.Thread(target=_read, args=(process, ready))
+    reader.start()
     try:
-        _wait_until_ready(process)
+        if not ready.wait(READY_WITHIN_S) or process.poll() is not None:
+            raise RuntimeError("the mesh did not start; its own words are above")
         yield Mesh(
             home=home,
             ports=ports,
@@ -104,20 +108,16 @@ def running(environ: Mapping[str, str]) -> Iterator[Mesh]:
     finally:
         process.send_signal(signal.SIGINT)
         process.wait(STOPPED_WITHIN_S)
+        reader.join()
         shutil.rmtree(home)
 
 
-def _wait_until_ready(process: "subprocess.Popen[str]") -> None:
-    ready = threading.Event()
-    threading.Thread(target=_read, args=(process, ready), daemon=True).start()
-    if not ready.wait(READY_WITHIN_S) or process.poll() is not None:
-        raise RuntimeError("the mesh did not start; its own words are above")
-
-
 def _read(process: "subprocess.Popen[str]", ready: threading.Event) -> None:
-    for line in process.stdout or ():
-        if line.startswith("evenflow: ready"):
-            ready.set()
+    assert process.stdout is not None
+    with process.stdout as lines:
+        for line in lines:
+            if line.startswith("evenflow: ready"):
+                ready.set()
     ready.set()  # it ended
 
 
