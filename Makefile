@@ -17,7 +17,7 @@ setup: ## Set up what is missing: environment, stubs
 test: test-unit test-integration test-vllm ## Run every test
 
 test-unit: setup ## Run the tests that need no other process
-	@$(PY) -m pytest tests/unit tests/contract
+	@$(PY) -m pytest tests/unit tests/contract tests/fuzz
 
 test-integration: setup ## Run the tests on real Envoy, sockets, certificates and clients
 	@$(PY) -m pytest tests/integration tests/load
