@@ -33,10 +33,12 @@ class Stream:
         return from_s <= self.begun_s < to_s
 
     def streamed_at(self, moment_s: float) -> bool:
-        """Its first token had come, its end had not."""
+        """Its first token had come; its end had not, nor was it on its way to us."""
         if self.first_token_s is None or self.first_token_s >= moment_s:
             return False
-        return self.ended_s is None or self.ended_s >= moment_s
+        if self.ended_s is None or self.error is not None:
+            return self.ended_s is None or self.ended_s >= moment_s
+        return self.ended_s >= moment_s + _ON_ITS_WAY_S
 
     def lost_at(self, moment_s: float) -> bool:
         """It broke, and had a token then, or one was on its way to us."""
