@@ -89,14 +89,14 @@ async def half_open(folder: Path, cut_off: tuple[str, ...]) -> Seen:
                 await asyncio.sleep(3)
                 cut_s = clock()
                 for host in cut_off:
-                    net.cut(host, "runtime-1")
+                    await asyncio.to_thread(net.cut, host, "runtime-1")
                 await asyncio.sleep(FREED_WITHIN_S)
                 if cut_off == (HERE,):  # the router still hears from it
                     state = (await asked.endpoints())[struck].state
                     assert state.running + state.waiting == 0
                 await asyncio.sleep(CUT_S - FREED_WITHIN_S)
                 for host in cut_off:
-                    net.heal(host, "runtime-1")
+                    await asyncio.to_thread(net.heal, host, "runtime-1")
                 healed_s = clock()
                 used_s = await load.until_used(struck, since_s=healed_s, within_s=10)
             await asked.until_idle(within_s=5)

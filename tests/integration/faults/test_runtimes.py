@@ -5,6 +5,7 @@ a caller's own mistake, nobody is sent there afterwards, and it is used again so
 """
 
 import asyncio
+import signal
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -27,6 +28,7 @@ SIMULATED = {
     "RUNTIME_SIMULATED_STRAGGLER_SHARE": "0.5",  # at each moment some wait for their first token
     "RUNTIME_SIMULATED_STRAGGLER_S": "1.0",
 }
+SIGNALS = {"kill": signal.SIGKILL, "freeze": signal.SIGSTOP}
 UNDER_WAY_S = 3.0
 ENDED_WITHIN_S = 1.0
 LEFT_OUT_WITHIN_S = 1.0
@@ -66,21 +68,22 @@ async def ready_mesh(mesh: Mesh) -> AsyncIterator[Operator]:
 
 
 async def struck(mesh: Mesh, fault: str) -> Seen:
-    programs = Programs(mesh.home)
     clock = asyncio.get_running_loop().time
     before = mesh.envoy_counters()
     load = Load(mesh.address, mesh.tenant("acme"), mesh.model, tokens=TOKENS)
     async with ready_mesh(mesh) as asked:
+        # Looked up before: nothing may hold up our own loop, which reads the clock for the streams.
+        process = Programs(mesh.home).process("runtime-1")
         async with load.running(STREAMS):
             await asyncio.sleep(UNDER_WAY_S)
-            getattr(programs, fault)("runtime-1")
             struck_s = clock()
+            process.send_signal(SIGNALS[fault])
             try:
                 await asyncio.sleep(AWAY_S)
             finally:
+                back_s = clock() if fault == "freeze" else struck_s
                 if fault == "freeze":
-                    programs.thaw("runtime-1")
-            back_s = clock() if fault == "freeze" else struck_s
+                    process.resume()
             used_again_s = await load.until_used(
                 mesh.runtimes[0], since_s=struck_s, within_s=USED_AGAIN_WITHIN_S + 5
             )
@@ -143,18 +146,17 @@ def test_what_waited_there_moved_on_and_one_layer_moved_it(seen: Seen) -> None:
     assert seen.checks == len(seen.streams)  # nobody but Envoy asked twice
 
 
-def test_after_a_second_nobody_is_sent_there(mesh: Mesh, seen: Seen) -> None:
-    known_s = seen.struck_s + LEFT_OUT_WITHIN_S
-    later = [
-        stream
+def test_after_a_second_nobody_is_sent_there(seen: Seen) -> None:
+    later = [s for s in seen.streams if s.begun_s >= seen.struck_s + LEFT_OUT_WITHIN_S]
+    at_once = [
+        stream.request_id
         for stream in seen.streams
-        if stream.began_within(known_s, seen.used_again_s) and stream.endpoint == mesh.runtimes[1]
+        if stream.begun_s >= seen.struck_s and seen.attempts[stream.request_id] == 1
     ]
 
     assert later
     assert {seen.attempts[stream.request_id] for stream in later} == {1}
-    first = min(later, key=lambda stream: stream.begun_s)
-    assert seen.left_out[first.request_id] == "unreachable"
+    assert "unreachable" in {seen.left_out[request_id] for request_id in at_once}
 
 
 def test_it_is_used_again_soon_after_it_is_back(seen: Seen) -> None:

@@ -51,19 +51,19 @@ def seen(mesh: Mesh) -> Seen:
 
 
 async def hang(mesh: Mesh) -> Seen:
-    programs, struck = Programs(mesh.home), mesh.runtimes[0]
+    process, struck = Programs(mesh.home).process("runtime-1"), mesh.runtimes[0]
     clock = asyncio.get_running_loop().time
     load = Load(mesh.address, mesh.tenant("acme"), mesh.model, tokens=TOKENS)
     tls = TlsFiles.in_folder(service_folder(mesh.home, "operator"))
     async with operator(f"127.0.0.1:{mesh.ports('router')[0]}", tls) as asked:
         async with load.running(STREAMS):
             await asyncio.sleep(3)
-            programs.signal(signal.SIGUSR1, ["runtime-1"])
             hung_s = clock()
+            process.send_signal(signal.SIGUSR1)
             left_out_s = await asked.until_ready(struck, ready=False, within_s=10)
             await asyncio.sleep(HANGS_S - left_out_s)
-            programs.signal(signal.SIGUSR1, ["runtime-1"])
             on_s = clock()
+            process.send_signal(signal.SIGUSR1)
             used_s = await load.until_used(struck, since_s=on_s, within_s=10)
         await asked.until_idle(within_s=5)
         later = [s for s in load.streams if s.began_within(hung_s + LEFT_OUT_WITHIN_S, on_s)]
