@@ -19,7 +19,7 @@ from evenflow.runtime.v1 import runtime_service_pb2 as runtime_pb
 from tests.integration.whole.mesh import Mesh
 
 FREED_WITHIN_S = 0.25
-NOTICED_WITHIN_S = 0.1  # a state is sent every 20 ms at most, and the machine is busy
+NOTICED_WITHIN_S = 0.1  # a change to idle is told at once, and the machine is busy
 LONG = pb.Sampling(max_output_tokens=400, ignore_eos=True)
 
 
