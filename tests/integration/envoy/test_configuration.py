@@ -59,8 +59,11 @@ def test_what_envoy_refuses_is_counted_and_changes_nothing(tmp_path: Path) -> No
             gateway.play(answers)
             broken = replace(gateway.snapshot, tls=TlsMaterial(b"no", b"certificate", b"here"))
             await gateway.publish(broken, statistic=r"sds\..*\.update_rejected")
-            assert gateway.discovery.refusals == 1
+            async with asyncio.timeout(5):  # Envoy counts first, and then tells us
+                while not gateway.discovery.refusals:  # noqa: ASYNC110 - it comes when it likes
+                    await asyncio.sleep(0.01)
             await gateway.stub.Generate(ASK).read()
+            assert gateway.discovery.refusals == 1
 
     asyncio.run(run())
 
