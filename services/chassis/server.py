@@ -104,7 +104,7 @@ def grpc_server(
     health_pb2_grpc.add_HealthServicer_to_server(servicer, wrapped)
     names = (*services, health.SERVICE_NAME)
     reflected: Any = reflection.aio.ReflectionServicer((*names, reflection.SERVICE_NAME))  # type: ignore[attr-defined] # in its __all__
-    reflection_pb2_grpc.add_ServerReflectionServicer_to_server(reflected, wrapped)  # type: ignore[no-untyped-call] # generated
+    reflection_pb2_grpc.add_ServerReflectionServicer_to_server(reflected, wrapped)
     return Server(server, wrapped, servicer, names)
 
 

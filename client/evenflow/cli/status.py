@@ -84,7 +84,8 @@ def _health(where: Where, name: str, port: int) -> str:
             response = stub.Check(health_pb2.HealthCheckRequest(), timeout=CALL_S)
         except grpc.RpcError as error:
             return cast(FailedCall, error).code().name.lower()
-    return health_pb2.HealthCheckResponse.ServingStatus.Name(response.status).lower()
+    status: str = health_pb2.HealthCheckResponse.ServingStatus.Name(response.status)
+    return status.lower()
 
 
 def _condition(endpoint: pb.Endpoint) -> str:

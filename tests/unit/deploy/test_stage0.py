@@ -4,7 +4,7 @@ import base64
 import hashlib
 import subprocess
 import sys
-from importlib.metadata import distribution
+from importlib.metadata import distribution, distributions
 from pathlib import Path
 
 import pytest
@@ -45,6 +45,18 @@ def test_a_digest_changes_with_content_and_circumstances() -> None:
 
     assert digest([lock]) == digest([lock])
     assert len({digest([lock]), digest([project]), digest([lock], extra=["3.11"])}) == 3
+
+
+def test_no_two_packages_bring_the_same_file() -> None:
+    """Which of them would be read is chance, and another one on each machine."""
+    owners: dict[str, set[str]] = {}
+    for package in distributions():
+        for file in package.files or ():
+            if "__pycache__" not in file.parts:
+                owners.setdefault(str(file), set()).add(package.name)
+    shared = {frozenset(names) for names in owners.values() if len(names) > 1}
+
+    assert shared == {frozenset({"xds-protos", name}) for name in OVERWRITTEN}
 
 
 @pytest.mark.parametrize("name", OVERWRITTEN)
