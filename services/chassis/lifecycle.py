@@ -12,17 +12,31 @@ import uvloop
 from services.chassis.server import Server
 
 # Objects more than at the last collection of the youngest generation; then how many of these
-# collections go before one of the next. CPython's 700 costs a busy service a twentieth of its time.
+# collections go before one of the next. What it gave is in docs/performance.md.
 _COLLECT_AFTER = (20_000, 10, 10)
 
 _log = structlog.get_logger(__name__)
 
 
 def run(main: Coroutine[Any, Any, None]) -> None:
-    """Runs a service's main coroutine on uvloop until it returns."""
+    """Runs a service's main coroutine on uvloop until it returns.
+
+    A failure that came alone is raised as itself, out of the task groups that it passed through.
+    """
     _collect_seldom()
-    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        runner.run(main)
+    try:
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            runner.run(main)
+    except ExceptionGroup as group:
+        raise _alone(group) from None
+
+
+def _alone(group: ExceptionGroup[Exception]) -> Exception:
+    """The one failure in nested groups; the group itself when there are several."""
+    failure: Exception = group
+    while isinstance(failure, ExceptionGroup) and len(failure.exceptions) == 1:
+        failure = failure.exceptions[0]
+    return group if isinstance(failure, ExceptionGroup) else failure
 
 
 def _collect_seldom() -> None:

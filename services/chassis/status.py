@@ -1,11 +1,12 @@
 """The one place where exceptions become gRPC statuses.
 
 Handlers raise domain errors and never touch status codes; each service lists its errors in an
-`ErrorTable`. Anything not listed is a bug: it is logged once, with its traceback, and the caller
-sees INTERNAL and nothing more. An error may have a `field` (what the caller should mend) and a
-`retry_after_s` (when to come back).
+`ErrorTable`. Anything not listed is a bug: it is logged once, with its way through the code, and
+the caller sees INTERNAL and nothing more. An error may have a `field` (what the caller should mend)
+and a `retry_after_s` (when to come back).
 """
 
+import traceback
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -85,10 +86,15 @@ class Statuses:
         except Exception as error:  # noqa: BLE001 - the one place; cancellation passes through
             status = status_of(error, self._errors)
             if status is None:
-                _log.exception("rpc.bug", method=method)
+                _log.error("rpc.bug", method=method, error=type(error).__name__, trace=_way(error))
                 status, error = _BUG, _InternalError("internal error")
             add_facts(reason=status.reason)
             await _abort(context, _rich(error, status), status.reason)
+
+
+def _way(error: Exception) -> str:
+    """Where it came from, without its message: that may quote a caller's own text."""
+    return "".join(traceback.format_tb(error.__traceback__))
 
 
 def _rich(error: Exception, status: Status) -> RpcStatus:

@@ -139,3 +139,18 @@ def test_a_short_salt_is_printed_and_ends_it(tmp_path: Path) -> None:
     code, printed = asyncio.run(scenario())
     assert code == 78
     assert "the salt secret must have at least 16 bytes, got 5" in printed
+
+
+def test_a_port_in_use_is_printed_in_one_line_and_ends_it(tmp_path: Path) -> None:
+    async def scenario() -> tuple[int, str]:
+        peers = Peers(tmp_path)
+        async with peers.serving() as environ:
+            taken = {**environ, "ROUTER_OPERATOR_LISTEN": environ["ROUTER_POLICY"]}
+            async with processes.service("services.router", taken) as process:
+                _, printed = await process.communicate()
+                return await process.wait(), printed.decode()
+
+    code, printed = asyncio.run(scenario())
+    assert code == 1
+    assert "can't listen on 127.0.0.1" in printed
+    assert "Traceback" not in printed
