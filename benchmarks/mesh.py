@@ -5,13 +5,8 @@ and does nothing else: no Check, no access log, no transcoder, round robin.
 """
 
 import json
-import os
-import shutil
-import signal
 import socket
 import subprocess
-import sys
-import tempfile
 import threading
 import time
 from collections.abc import Iterator, Mapping
@@ -23,14 +18,12 @@ from typing import Any
 import psutil
 
 from deploy.envoy.install import install as install_envoy
+from deploy.local.aside import READY_WITHIN_S, STOPPED_WITHIN_S, aside, free_port
 from deploy.local.programs import ENVOY_THREADS
 from evenflow.home import TRUST_DOMAIN, service_folder, service_id, tenant_folder
 
 ROOT = Path(__file__).resolve().parents[1]
-READY_WITHIN_S = 120.0
-STOPPED_WITHIN_S = 20.0
 LOOK_EVERY_S = 0.05
-_PORTS = ("MESH", "FRONTEND", "ROUTER", "POLICY", "TELEMETRY", "PROMETHEUS")
 _ROLES = {
     "services.router": "router",
     "services.policy": "policy",
@@ -42,7 +35,7 @@ _ROLES = {
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Mesh:
     home: Path
-    ports: Mapping[str, int]  # by _PORTS
+    ports: Mapping[str, int]  # by name, as in deploy/local/aside.py
     runtimes: tuple[str, ...]  # host:port
     process: psutil.Process
 
@@ -74,62 +67,13 @@ class Mesh:
 @contextmanager
 def running(environ: Mapping[str, str]) -> Iterator[Mesh]:
     """Ready when the body is entered, gone when it is left."""
-    home = Path(tempfile.mkdtemp(prefix="evf-"))
-    numbers = free_ports(len(_PORTS) + 2)
-    ports = dict(zip(_PORTS, numbers, strict=False))
-    process = subprocess.Popen(
-        [sys.executable, "-m", "deploy.local", "simulate"],
-        cwd=ROOT,
-        env={
-            **os.environ,
-            "PYTHONPATH": f"{ROOT}:{ROOT / 'client'}",
-            "EVENFLOW_HOME": str(home),
-            "EVENFLOW_DOWNLOADS": str(ROOT / ".evenflow"),
-            "EVENFLOW_RUNTIME_PORTS": ",".join(map(str, numbers[-2:])),
-            **{f"EVENFLOW_{name}_PORT": str(port) for name, port in ports.items()},
-            **environ,
-        },
-        stdout=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-    )
-    ready = threading.Event()
-    reader = threading.Thread(target=_read, args=(process, ready))
-    reader.start()
-    try:
-        if not ready.wait(READY_WITHIN_S) or process.poll() is not None:
-            raise RuntimeError("the mesh did not start; its own words are above")
+    with aside("simulate", environ) as started:
         yield Mesh(
-            home=home,
-            ports=ports,
-            runtimes=tuple(f"127.0.0.1:{port}" for port in numbers[-2:]),
-            process=psutil.Process(process.pid),
+            home=started.home,
+            ports=started.ports,
+            runtimes=tuple(f"127.0.0.1:{port}" for port in started.runtime_ports),
+            process=psutil.Process(started.process.pid),
         )
-    finally:
-        process.send_signal(signal.SIGINT)
-        process.wait(STOPPED_WITHIN_S)
-        reader.join()
-        shutil.rmtree(home)
-
-
-def _read(process: "subprocess.Popen[str]", ready: threading.Event) -> None:
-    assert process.stdout is not None
-    with process.stdout as lines:
-        for line in lines:
-            if line.startswith("evenflow: ready"):
-                ready.set()
-    ready.set()  # it ended
-
-
-def free_ports(number: int) -> list[int]:
-    """Ports that were free a moment ago, all different."""
-    sockets = [socket.socket() for _ in range(number)]
-    for each in sockets:
-        each.bind(("127.0.0.1", 0))
-    ports = [each.getsockname()[1] for each in sockets]
-    for each in sockets:
-        each.close()
-    return ports
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,7 +84,7 @@ class PlainEnvoy:
 
 @contextmanager
 def plain_envoy(mesh: Mesh) -> Iterator[PlainEnvoy]:
-    (port,) = free_ports(1)
+    port = free_port()
     file = mesh.home / "plain-envoy.json"
     file.write_text(json.dumps(_configuration(port, mesh)))
     binary = install_envoy(ROOT / ".evenflow")

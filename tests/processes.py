@@ -2,7 +2,6 @@
 
 import asyncio
 import os
-import socket
 import sys
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
@@ -14,13 +13,6 @@ from grpc_health.v1.health_pb2_grpc import HealthStub
 from services.chassis.identity import TlsFiles, channel
 
 _SOON_S = 20.0  # a busy machine takes seconds to import gRPC
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 @asynccontextmanager

@@ -19,6 +19,7 @@ from envoy.service.discovery.v3.ads_pb2_grpc import (
     add_AggregatedDiscoveryServiceServicer_to_server,
 )
 
+from deploy.local.aside import free_port
 from evenflow.inference.v1.inference_service_pb2_grpc import (
     InferenceServiceStub,
     add_InferenceServiceServicer_to_server,
@@ -30,7 +31,7 @@ from services.router.inbound.discovery import Discovery
 from tests.fakes.envoy_router import FakeAccessLog, FakeCheck, let_go
 from tests.fakes.scripted_runtime import Script, ScriptedRuntime, chunk
 from tests.identities import TRUST_DOMAIN, Identities
-from tests.integration.envoy.mesh import ROOT, Envoy, free_port, running_envoy
+from tests.integration.envoy.mesh import ROOT, Envoy, running_envoy
 
 IMAGE = ROOT / "client" / "evenflow" / "openai" / "v1" / "evenflow.binpb"
 CHAT = "/v1/chat/completions"

@@ -1,7 +1,6 @@
 """Starts the real Envoy against an ADS server on a unix socket, for tests that need one."""
 
 import asyncio
-import socket
 import subprocess
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -70,14 +69,6 @@ async def running_envoy(folder: Path, router_socket: Path) -> AsyncIterator[Envo
     finally:
         process.kill()
         process.wait(STOP_S)
-
-
-def free_port() -> int:
-    """A port that was free a moment ago. Envoy has to be told one."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 _FLAGS = ("--use-dynamic-base-id", "--concurrency", "1", "--log-level", "info")

@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 
+from deploy.local.aside import free_port
 from evenflow.inference.v1 import inference_service_pb2 as pb
 from services.router.core.snapshot import HostPort, TlsMaterial
 from tests.fakes.scripted_runtime import delta
 from tests.integration.envoy.gateway import router, running_gateway
-from tests.integration.envoy.mesh import free_port
 
 pytestmark = pytest.mark.integration
 

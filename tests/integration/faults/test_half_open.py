@@ -15,9 +15,10 @@ from pathlib import Path
 
 import pytest
 
+from deploy.local.aside import free_port
 from evenflow.errors import StreamLost
 from tests.identities import Identities
-from tests.integration.envoy.mesh import free_port, running_envoy
+from tests.integration.envoy.mesh import running_envoy
 from tests.integration.faults.network import HERE, Network, network
 from tests.integration.faults.operator import Operator, operator
 from tests.integration.faults.streams import Load, Stream

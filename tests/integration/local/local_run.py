@@ -1,19 +1,19 @@
 """`make run` as a child process: on free ports, in a home of its own, with what is fetched kept."""
 
-import os
-import socket
 import subprocess
 import sys
 import threading
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import psutil
 
+from deploy.local import aside
+from deploy.local.aside import NAMES, READY_WITHIN_S, free_ports
+
 ROOT = Path(__file__).resolve().parents[3]
-READY_WITHIN_S = 120.0
 ENDED_WITHIN_S = 10.0  # what the README promises
 
 
@@ -58,26 +58,10 @@ class LocalRun:
 
 
 def surroundings(home: Path) -> dict[str, str]:
-    """Variables of a mesh that meets no other one on this machine."""
-    names = ("MESH", "FRONTEND", "ROUTER", "POLICY", "TELEMETRY", "PROMETHEUS")
-    numbers = [str(number) for number in free_ports(len(names) + 2)]
-    ports = {f"EVENFLOW_{name}_PORT": numbers.pop() for name in names}
-    return {
-        **os.environ,
-        **ports,
-        "EVENFLOW_RUNTIME_PORTS": ",".join(numbers),
-        "EVENFLOW_HOME": str(home),
-        "EVENFLOW_DOWNLOADS": os.environ.get("EVENFLOW_DOWNLOADS", str(ROOT / ".evenflow")),
-        "ENGINE": "llamacpp",
-        "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'client'}",
-        "PYTHONUNBUFFERED": "1",
-    }
-
-
-def free_ports(count: int) -> list[int]:
-    with ExitStack() as stack:
-        probes = [stack.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(count)]
-        return [probe.getsockname()[1] for probe in probes]
+    """Variables of a mesh that meets no other one on this machine, on llama.cpp."""
+    numbers = free_ports(len(NAMES) + 2)
+    ports = dict(zip(NAMES, numbers, strict=False))
+    return aside.surroundings(home, ports, tuple(numbers[-2:])) | {"ENGINE": "llamacpp"}
 
 
 def run_to_its_end(environ: dict[str, str]) -> subprocess.CompletedProcess[str]:

@@ -1,25 +1,20 @@
 """A whole mesh in processes of its own, started the way `make run` starts it, on free ports."""
 
 import json
-import os
-import shutil
-import signal
-import socket
 import ssl
 import subprocess
-import sys
-import tempfile
 import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import grpc
 import httpx
 
+from deploy.local.aside import aside
 from evenflow.connection import Connection
 from evenflow.home import service_folder, service_name, tenant_folder
 from evenflow.router.v1 import router_service_pb2 as router_pb
@@ -28,8 +23,6 @@ from evenflow.runtime.v1.runtime_service_pb2_grpc import RuntimeServiceStub
 from services.chassis.identity import TlsFiles, channel
 
 ROOT = Path(__file__).resolve().parents[3]
-READY_WITHIN_S = 120.0  # a machine that runs other tests too
-STOPPED_WITHIN_S = 15.0
 LOOK_EVERY_S = 0.02
 
 
@@ -38,24 +31,22 @@ class Mesh:
     home: Path
     model: str
     process: "subprocess.Popen[str]"
-    single_ports: Mapping[str, int]  # by EVENFLOW_* variable
+    single_ports: Mapping[str, int]  # by name, as in deploy/local/aside.py
     runtime_ports: tuple[int, ...]
     step_s: float = 0.0  # of the simulated engine, one request alone
     slow_prompt_words: int = 0  # whose prefill takes the simulated engine seconds
-    output: list[str] = field(default_factory=list)  # lines printed so far
-    spoke: threading.Event = field(default_factory=threading.Event)  # ready, or ended
 
     @property
     def address(self) -> str:
-        return f"127.0.0.1:{self.single_ports['EVENFLOW_MESH_PORT']}"
+        return f"127.0.0.1:{self.single_ports['MESH']}"
 
     @property
     def frontend(self) -> str:
-        return f"http://127.0.0.1:{self.single_ports['EVENFLOW_FRONTEND_PORT']}"
+        return f"http://127.0.0.1:{self.single_ports['FRONTEND']}"
 
     @property
     def prometheus_port(self) -> int:
-        return self.single_ports["EVENFLOW_PROMETHEUS_PORT"]
+        return self.single_ports["PROMETHEUS"]
 
     @property
     def runtimes(self) -> list[str]:
@@ -70,7 +61,7 @@ class Mesh:
     def ports(self, service: str) -> list[int]:
         if service == "runtime":
             return list(self.runtime_ports)
-        return [self.single_ports[f"EVENFLOW_{service.upper()}_PORT"]]
+        return [self.single_ports[service.upper()]]
 
     def explain(self, request_id: str) -> router_pb.ExplainResponse:
         with self._operator("router", self.ports("router")[0]) as calls:
@@ -138,68 +129,13 @@ def _sum(stats: Mapping[str, int], *parts: str) -> int:
 def running(
     *, command: str, model: str, environ: Mapping[str, str] | None = None, **facts: Any
 ) -> Iterator[Mesh]:
-    """`command` is a command of `python -m deploy.local`. Ends by Ctrl-C, as a person would."""
-    home = Path(tempfile.mkdtemp(prefix="evf-"))  # pytest's folders are long for a unix socket
-    names = ("MESH", "FRONTEND", "ROUTER", "POLICY", "TELEMETRY", "PROMETHEUS")
-    numbers = free_ports(len(names) + 2)
-    single = {f"EVENFLOW_{name}_PORT": port for name, port in zip(names, numbers, strict=False)}
-    with subprocess.Popen(
-        [sys.executable, "-m", "deploy.local", command],
-        cwd=ROOT,
-        env={
-            **os.environ,
-            "PYTHONPATH": f"{ROOT}:{ROOT / 'client'}",
-            "EVENFLOW_HOME": str(home),
-            "EVENFLOW_DOWNLOADS": str(ROOT / ".evenflow"),
-            "EVENFLOW_RUNTIME_PORTS": ",".join(map(str, numbers[-2:])),
-            **{name: str(port) for name, port in single.items()},
-            **(environ or {}),
-        },
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        start_new_session=True,
-    ) as process:
-        mesh = Mesh(
-            home=home,
+    """`command` is a command of `python -m deploy.local`."""
+    with aside(command, environ or {}) as started:
+        yield Mesh(
+            home=started.home,
             model=model,
-            process=process,
-            single_ports=single,
-            runtime_ports=tuple(numbers[-2:]),
+            process=started.process,
+            single_ports=started.ports,
+            runtime_ports=started.runtime_ports,
             **facts,
         )
-        reader = threading.Thread(target=_read, args=(mesh,))
-        reader.start()
-        try:
-            _wait_until_ready(mesh)
-            yield mesh
-        finally:
-            process.send_signal(signal.SIGINT)
-            process.wait(STOPPED_WITHIN_S)
-            reader.join()
-            shutil.rmtree(home)
-
-
-def free_ports(number: int) -> list[int]:
-    """Ports that were free a moment ago, all different."""
-    sockets = [socket.socket() for _ in range(number)]
-    for each in sockets:
-        each.bind(("127.0.0.1", 0))
-    ports = [each.getsockname()[1] for each in sockets]
-    for each in sockets:
-        each.close()
-    return ports
-
-
-def _wait_until_ready(mesh: Mesh) -> None:
-    in_time = mesh.spoke.wait(READY_WITHIN_S)
-    assert in_time, "".join(mesh.output)
-    assert mesh.process.poll() is None, "".join(mesh.output)
-
-
-def _read(mesh: Mesh) -> None:
-    for line in mesh.process.stdout or ():
-        mesh.output.append(line)
-        if line.startswith("evenflow: ready"):
-            mesh.spoke.set()
-    mesh.spoke.set()  # it ended

@@ -4,6 +4,7 @@ import asyncio
 from pathlib import Path
 from typing import Any
 
+from deploy.local.aside import free_port
 from evenflow.policy.v1 import tenant_service_pb2 as pb
 from evenflow.policy.v1.tenant_service_pb2_grpc import TenantServiceStub
 from services.chassis.identity import channel
@@ -23,7 +24,7 @@ def environ(tmp_path: Path, port: int) -> dict[str, str]:
 
 
 def test_it_follows_its_file_and_drains_when_told(tmp_path: Path) -> None:
-    file, port = tmp_path / "tenants.yaml", processes.free_port()
+    file, port = tmp_path / "tenants.yaml", free_port()
     where, identities = f"127.0.0.1:{port}", Identities(tmp_path)
     identities.service("policy")
     router = identities.service("router")

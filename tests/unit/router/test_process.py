@@ -10,6 +10,7 @@ import grpc
 from envoy.service.accesslog.v3.als_pb2_grpc import AccessLogServiceStub
 from envoy.service.auth.v3.external_auth_pb2_grpc import AuthorizationStub
 
+from deploy.local.aside import free_port
 from evenflow.policy.v1.tenant_service_pb2_grpc import add_TenantServiceServicer_to_server
 from evenflow.router.v1 import router_service_pb2 as pb
 from evenflow.router.v1.router_service_pb2_grpc import RouterServiceStub
@@ -36,7 +37,7 @@ class Peers:
         self.policy = FakePolicy(PolicyWord("v1", (tenant(),)))
         self.telemetry = FakeTelemetry()
         self.socket = f"unix:{folder}/run/router.sock"
-        self.operator = f"127.0.0.1:{processes.free_port()}"
+        self.operator = f"127.0.0.1:{free_port()}"
         self._folder = folder
 
     @asynccontextmanager

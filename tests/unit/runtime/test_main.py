@@ -9,6 +9,7 @@ from typing import Any
 import grpc
 import pytest
 
+from deploy.local.aside import free_port
 from evenflow.inference.v1.inference_service_pb2_grpc import InferenceServiceStub
 from evenflow.runtime.v1 import runtime_service_pb2 as pb
 from evenflow.runtime.v1.runtime_service_pb2_grpc import RuntimeServiceStub
@@ -18,7 +19,7 @@ from services.runtime.config import Config, SimulatedConfig
 from tests.config_table import documented, expected
 from tests.fakes.runtime_mesh import asking, owner
 from tests.identities import Identities
-from tests.processes import free_port, service, serving
+from tests.processes import service, serving
 
 README = Path("services/runtime/README.md")
 

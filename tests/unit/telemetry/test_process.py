@@ -8,6 +8,7 @@ from typing import Any
 import grpc
 from opentelemetry.proto.collector.trace.v1 import trace_service_pb2_grpc as pb_grpc
 
+from deploy.local.aside import free_port
 from services.chassis.identity import TlsFiles, channel
 from tests import processes
 from tests.contract.test_collector import Servicer
@@ -47,7 +48,7 @@ def test_records_become_metrics_and_spans_go_on(tmp_path: Path) -> None:
     identities = Identities(tmp_path)
     tls, router = identities.service("telemetry"), identities.service("router")
     scraper: ssl.SSLContext = client(tls, identities.service("operator"))
-    ports = processes.free_port(), processes.free_port()
+    ports = free_port(), free_port()
 
     async def scenario() -> tuple[str, list[str], int]:
         collector = FakeCollector()
