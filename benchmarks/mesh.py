@@ -18,7 +18,7 @@ from typing import Any
 import psutil
 
 from deploy.envoy.install import install as install_envoy
-from deploy.local.aside import READY_WITHIN_S, STOPPED_WITHIN_S, aside, free_port
+from deploy.local.aside import READY_WITHIN_S, STOPPED_WITHIN_S, Ports, aside, free_port
 from deploy.local.programs import ENVOY_THREADS
 from evenflow.home import TRUST_DOMAIN, service_folder, service_id, tenant_folder
 
@@ -35,13 +35,13 @@ _ROLES = {
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Mesh:
     home: Path
-    ports: Mapping[str, int]  # by name, as in deploy/local/aside.py
+    ports: Ports
     runtimes: tuple[str, ...]  # host:port
     process: psutil.Process
 
     @property
     def address(self) -> str:
-        return f"127.0.0.1:{self.ports['MESH']}"
+        return f"127.0.0.1:{self.ports.mesh}"
 
     @property
     def tenant(self) -> Path:

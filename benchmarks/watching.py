@@ -36,7 +36,7 @@ class Held:
 def held(mesh: Mesh) -> Held:
     """Raises grpc.RpcError while the router is away."""
     folder = service_folder(mesh.home, "operator")
-    address = f"127.0.0.1:{mesh.ports['ROUTER']}"
+    address = f"127.0.0.1:{mesh.ports.router}"
     with Connection(address, folder, service_name("router")).blocking_channel() as channel:
         asked = pb.ListEndpointsRequest()
         found = RouterServiceStub(channel).ListEndpoints(asked, timeout=CALL_S).endpoints

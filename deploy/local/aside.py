@@ -13,11 +13,11 @@ from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NamedTuple
 
 ROOT = Path(__file__).resolve().parents[2]
 READY_WITHIN_S = 120.0  # a machine that does other things too
 STOPPED_WITHIN_S = 20.0
-NAMES = ("MESH", "FRONTEND", "ROUTER", "POLICY", "TELEMETRY", "PROMETHEUS")
 RUNTIMES = 2
 # Below the ports that Linux lends to outgoing connections (ip_local_port_range), one of which might
 # take a port between our look and its use.
@@ -28,11 +28,20 @@ class DidNotStart(Exception):
     """The mesh ended or said nothing in time; the message is what it printed."""
 
 
+class Ports(NamedTuple):
+    mesh: int
+    frontend: int
+    router: int
+    policy: int
+    telemetry: int
+    prometheus: int
+
+
 @dataclass(frozen=True, slots=True)
 class Aside:
     home: Path
     process: "subprocess.Popen[str]"
-    ports: Mapping[str, int]  # by NAMES
+    ports: Ports
     runtime_ports: tuple[int, ...]
     output: list[str] = field(default_factory=list)  # lines printed so far
     spoke: threading.Event = field(default_factory=threading.Event)  # ready, or ended
@@ -56,13 +65,17 @@ def free_port() -> int:
     return free_ports(1)[0]
 
 
-def surroundings(
-    home: Path, ports: Mapping[str, int], runtime_ports: tuple[int, ...]
-) -> dict[str, str]:
+def mesh_ports() -> tuple[Ports, tuple[int, ...]]:
+    """Free ports of one mesh, and of its runtimes."""
+    numbers = free_ports(len(Ports._fields) + RUNTIMES)
+    return Ports(*numbers[:-RUNTIMES]), tuple(numbers[-RUNTIMES:])
+
+
+def surroundings(home: Path, ports: Ports, runtime_ports: tuple[int, ...]) -> dict[str, str]:
     """Variables of a mesh that meets no other one on this machine; what is fetched is kept."""
     return {
         **os.environ,
-        **{f"EVENFLOW_{name}_PORT": str(port) for name, port in ports.items()},
+        **{f"EVENFLOW_{name.upper()}_PORT": str(at) for name, at in ports._asdict().items()},
         "EVENFLOW_RUNTIME_PORTS": ",".join(map(str, runtime_ports)),
         "EVENFLOW_HOME": str(home),
         "EVENFLOW_DOWNLOADS": os.environ.get("EVENFLOW_DOWNLOADS", str(ROOT / ".evenflow")),
@@ -79,8 +92,7 @@ def aside(command: str, environ: Mapping[str, str]) -> Iterator[Aside]:
         DidNotStart: it is not ready in time.
     """
     home = Path(tempfile.mkdtemp(prefix="evf-"))  # short, for unix sockets
-    numbers = free_ports(len(NAMES) + RUNTIMES)
-    ports, runtime_ports = dict(zip(NAMES, numbers, strict=False)), tuple(numbers[-RUNTIMES:])
+    ports, runtime_ports = mesh_ports()
     with subprocess.Popen(  # noqa: S603 - our own command
         [sys.executable, "-m", "deploy.local", command],
         cwd=ROOT,

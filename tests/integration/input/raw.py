@@ -30,7 +30,7 @@ class Answer:
 
 
 def connected(mesh: Mesh, *, buffer_bytes: int | None = None) -> socket.socket:
-    port = mesh.single_ports["EVENFLOW_FRONTEND_PORT"]
+    port = mesh.single_ports.frontend
     client = socket.socket()
     if buffer_bytes is not None:
         client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, buffer_bytes)

@@ -56,7 +56,7 @@ def test_a_thousand_connections_that_say_nothing_are_closed_and_disturb_nobody(
 
 
 def test_a_handshake_that_does_not_come_is_not_waited_for(mesh: Mesh, clients: ExitStack) -> None:
-    port = mesh.single_ports["EVENFLOW_MESH_PORT"]
+    port = mesh.single_ports.mesh
     client = clients.enter_context(socket.create_connection(("127.0.0.1", port), timeout=20))
     client.sendall(b"\x16\x03\x01")
 

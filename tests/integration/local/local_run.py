@@ -11,7 +11,7 @@ from pathlib import Path
 import psutil
 
 from deploy.local import aside
-from deploy.local.aside import NAMES, READY_WITHIN_S, free_ports
+from deploy.local.aside import READY_WITHIN_S, mesh_ports
 
 ROOT = Path(__file__).resolve().parents[3]
 ENDED_WITHIN_S = 10.0  # what the README promises
@@ -59,9 +59,7 @@ class LocalRun:
 
 def surroundings(home: Path) -> dict[str, str]:
     """Variables of a mesh that meets no other one on this machine, on llama.cpp."""
-    numbers = free_ports(len(NAMES) + 2)
-    ports = dict(zip(NAMES, numbers, strict=False))
-    return aside.surroundings(home, ports, tuple(numbers[-2:])) | {"ENGINE": "llamacpp"}
+    return aside.surroundings(home, *mesh_ports()) | {"ENGINE": "llamacpp"}
 
 
 def run_to_its_end(environ: dict[str, str]) -> subprocess.CompletedProcess[str]:

@@ -14,7 +14,7 @@ from typing import Any
 import grpc
 import httpx
 
-from deploy.local.aside import aside
+from deploy.local.aside import Ports, aside
 from evenflow.connection import Connection
 from evenflow.home import service_folder, service_name, tenant_folder
 from evenflow.router.v1 import router_service_pb2 as router_pb
@@ -31,22 +31,22 @@ class Mesh:
     home: Path
     model: str
     process: "subprocess.Popen[str]"
-    single_ports: Mapping[str, int]  # by name, as in deploy/local/aside.py
+    single_ports: Ports
     runtime_ports: tuple[int, ...]
     step_s: float = 0.0  # of the simulated engine, one request alone
     slow_prompt_words: int = 0  # whose prefill takes the simulated engine seconds
 
     @property
     def address(self) -> str:
-        return f"127.0.0.1:{self.single_ports['MESH']}"
+        return f"127.0.0.1:{self.single_ports.mesh}"
 
     @property
     def frontend(self) -> str:
-        return f"http://127.0.0.1:{self.single_ports['FRONTEND']}"
+        return f"http://127.0.0.1:{self.single_ports.frontend}"
 
     @property
     def prometheus_port(self) -> int:
-        return self.single_ports["PROMETHEUS"]
+        return self.single_ports.prometheus
 
     @property
     def runtimes(self) -> list[str]:
@@ -61,7 +61,7 @@ class Mesh:
     def ports(self, service: str) -> list[int]:
         if service == "runtime":
             return list(self.runtime_ports)
-        return [self.single_ports[service.upper()]]
+        return [self.single_ports._asdict()[service]]
 
     def explain(self, request_id: str) -> router_pb.ExplainResponse:
         with self._operator("router", self.ports("router")[0]) as calls:
