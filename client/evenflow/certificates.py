@@ -1,18 +1,15 @@
 """A small certificate authority for development: SPIFFE certificates for services and tenants.
 
 Production takes its identities from SPIRE or another issuer; nothing else in this package needs
-this module. A certificate folder holds `cert.pem`, `key.pem` and `ca.pem`. Names as in the
-SPIFFE X.509-SVID specification: one URI, not a CA, for servers and clients alike.
+this module. A certificate folder holds `cert.pem`, `key.pem`, `ca.pem` and `crl.pem`. Names as in
+the SPIFFE X.509-SVID specification: one URI, not a CA, for servers and clients alike.
 """
 
-import os
-import shutil
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from ipaddress import ip_address
 from pathlib import Path
-from tempfile import mkdtemp
 
 from cryptography import x509
 from cryptography.exceptions import InvalidSignature
@@ -20,10 +17,12 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
+from evenflow.folders import replace_files
+from evenflow.revocations import BACKDATED, pem_of, signed_list, with_revoked
+
 AUTHORITY_LIFE = timedelta(days=365)
 LIFE = timedelta(days=30)
 RENEW_BEFORE = timedelta(days=10)  # a third of its life, as SPIRE and cert-manager do
-BACKDATED = timedelta(minutes=5)  # clocks of two machines differ
 
 
 class InvalidCertificate(ValueError):
@@ -36,19 +35,27 @@ class Authority:
 
     certificate: x509.Certificate
     key: ec.EllipticCurvePrivateKey
-    also: tuple[x509.Certificate, ...] = ()
+    revoked: x509.CertificateRevocationList
+    also: tuple["Authority", ...] = ()
 
     @property
     def pem(self) -> bytes:
         """Everyone to trust."""
-        trusted = (self.certificate, *self.also)
-        return b"".join(each.public_bytes(serialization.Encoding.PEM) for each in trusted)
+        trusted = (self, *self.also)
+        return b"".join(
+            each.certificate.public_bytes(serialization.Encoding.PEM) for each in trusted
+        )
+
+    @property
+    def revoked_pem(self) -> bytes:
+        """The list of everyone to trust: who has a list of one wants the others' as well."""
+        return pem_of(each.revoked for each in (self, *self.also))
 
 
 def make_authority(
     folder: Path, trust_domain: str = "evenflow.local", *, expires_at: datetime | None = None
 ) -> Authority:
-    """Writes a new authority into `folder`, `ca.pem` and `key.pem`, and returns it."""
+    """Writes a new authority into `folder`, `ca.pem`, `key.pem` and `crl.pem`, and returns it."""
     key = ec.generate_private_key(ec.SECP256R1())
     name = _name("Evenflow development CA")
     certificate = (
@@ -64,8 +71,8 @@ def make_authority(
         .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
         .sign(key, hashes.SHA256())
     )
-    authority = Authority(certificate, key)
-    _replace(folder, {"key.pem": _key_pem(key), "ca.pem": authority.pem})
+    authority = Authority(certificate, key, signed_list(certificate, key))
+    _write_authority(authority, folder)
     return authority
 
 
@@ -76,15 +83,34 @@ def read_authority(folder: Path) -> Authority:
         FileNotFoundError: there is none in `folder`.
         InvalidCertificate: a file there is damaged.
     """
-    certificate_pem, key_pem = (folder / "ca.pem").read_bytes(), (folder / "key.pem").read_bytes()
+    certificate_pem, key_pem, revoked_pem = (
+        (folder / name).read_bytes() for name in ("ca.pem", "key.pem", "crl.pem")
+    )
     try:
         certificate = x509.load_pem_x509_certificate(certificate_pem)
         key = serialization.load_pem_private_key(key_pem, password=None)
+        revoked = x509.load_pem_x509_crl(revoked_pem)
     except ValueError as error:
         raise InvalidCertificate(f"{folder} holds no readable authority: {error}") from error
     if not isinstance(key, ec.EllipticCurvePrivateKey):
         raise InvalidCertificate(f"{folder / 'key.pem'} must be an elliptic-curve key")
-    return Authority(certificate, key)
+    return Authority(certificate, key, revoked)
+
+
+def revoke(certificate: x509.Certificate, folder: Path) -> Authority:
+    """Puts the certificate on the list of the authority in `folder`; a second time changes nothing.
+
+    Raises as `read_authority`, and InvalidCertificate for another authority's certificate.
+    """
+    authority = read_authority(folder)
+    if not _issued_by(authority, certificate):
+        raise InvalidCertificate(f"the authority in {folder} did not issue this certificate")
+    revoked = with_revoked(
+        authority.revoked, certificate.serial_number, authority.certificate, authority.key
+    )
+    authority = replace(authority, revoked=revoked)
+    _write_authority(authority, folder)
+    return authority
 
 
 def issue(
@@ -126,7 +152,15 @@ def issue(
         .sign(authority.key, hashes.SHA256())
     )
     pem = certificate.public_bytes(serialization.Encoding.PEM)
-    _replace(folder, {"key.pem": _key_pem(key), "cert.pem": pem, "ca.pem": authority.pem})
+    replace_files(
+        folder,
+        {
+            "key.pem": _key_pem(key),
+            "cert.pem": pem,
+            "ca.pem": authority.pem,
+            "crl.pem": authority.revoked_pem,
+        },
+    )
 
 
 def is_current(
@@ -137,25 +171,53 @@ def is_current(
     *,
     now: datetime | None = None,
 ) -> bool:
-    """Whether `folder` holds this identity, from this authority, with enough life left."""
+    """Whether `folder` holds this identity, from this authority, not revoked, with enough life
+    left, and knows whom else the authority revoked."""
     try:
         certificate = x509.load_pem_x509_certificate((folder / "cert.pem").read_bytes())
         key = serialization.load_pem_private_key((folder / "key.pem").read_bytes(), password=None)
         names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
-        certificate.verify_directly_issued_by(authority.certificate)
         same_authority = (folder / "ca.pem").read_bytes() == authority.pem
-    except (OSError, ValueError, TypeError, x509.ExtensionNotFound, InvalidSignature):
+        same_list = (folder / "crl.pem").read_bytes() == authority.revoked_pem
+    except (OSError, ValueError, TypeError, x509.ExtensionNotFound):
         return False  # missing or damaged: to be issued again, which is what False asks for
     return (
         same_authority
+        and same_list
+        and _issued_by(authority, certificate)
+        and not is_revoked(authority, certificate)
         and names == _subject_names(spiffe_id, hosts)
         and key.public_key() == certificate.public_key()
         and life_left(certificate, now=now) > RENEW_BEFORE
     )
 
 
+def is_revoked(authority: Authority, certificate: x509.Certificate) -> bool:
+    serial = certificate.serial_number
+    return authority.revoked.get_revoked_certificate_by_serial_number(serial) is not None
+
+
 def life_left(certificate: x509.Certificate, *, now: datetime | None = None) -> timedelta:
     return certificate.not_valid_after_utc - (now or datetime.now(UTC))
+
+
+def _issued_by(authority: Authority, certificate: x509.Certificate) -> bool:
+    try:
+        certificate.verify_directly_issued_by(authority.certificate)
+    except (ValueError, TypeError, InvalidSignature):
+        return False
+    return True
+
+
+def _write_authority(authority: Authority, folder: Path) -> None:
+    replace_files(
+        folder,
+        {
+            "key.pem": _key_pem(authority.key),
+            "ca.pem": authority.certificate.public_bytes(serialization.Encoding.PEM),
+            "crl.pem": pem_of([authority.revoked]),
+        },
+    )
 
 
 def _unsigned(
@@ -217,32 +279,3 @@ def _key_pem(key: ec.EllipticCurvePrivateKey) -> bytes:
         serialization.PrivateFormat.PKCS8,
         serialization.NoEncryption(),
     )
-
-
-def _replace(folder: Path, files: Mapping[str, bytes]) -> None:
-    """Swaps all files in one rename, so that no reader pairs a new key with an old certificate.
-
-    The layout is Kubernetes' for mounted secrets, which Envoy's `watched_directory` knows too:
-    `cert.pem` points at `..current/cert.pem`, and `..current` at the folder of one issue.
-    """
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    version = Path(mkdtemp(prefix="..", dir=folder))
-    for name, content in files.items():
-        descriptor = os.open(version / name, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(content)
-    _point(folder / "..current", Path(version.name))
-    for name in files:
-        _point(folder / name, Path("..current", name))
-    for old in folder.glob("..*"):
-        if old.is_dir() and not old.is_symlink() and old != version:
-            shutil.rmtree(old)
-
-
-def _point(link: Path, target: Path) -> None:
-    if link.is_symlink() and link.readlink() == target:
-        return
-    fresh = link.with_name(f"{link.name}.{os.getpid()}")
-    fresh.unlink(missing_ok=True)
-    fresh.symlink_to(target)
-    fresh.replace(link)

@@ -21,6 +21,12 @@ def tenant_folder(home: Path, tenant: str, workload: str = WORKLOAD) -> Path:
     return home / "certs" / "tenants" / tenant / workload
 
 
+def certificate_folders(home: Path) -> list[Path]:
+    """Every folder that holds a certificate."""
+    found = {file.parent for file in (home / "certs").rglob("cert.pem")}
+    return sorted(folder for folder in found if not folder.name.startswith(".."))
+
+
 def service_id(service: str) -> str:
     return f"spiffe://{TRUST_DOMAIN}/service/{service}"
 

@@ -76,10 +76,10 @@ def test_certificates_and_the_authority_rotate_under_streams(mesh: Mesh, tmp_pat
     old = read_authority(authority_folder(mesh.home))
     new = make_authority(tmp_path / "ca")
     leftover = tmp_path / "leftover"  # of the old authority, and nobody replaces it
-    issue(replace(old, also=(new.certificate,)), tenant_id("acme"), (), leftover)
+    issue(replace(old, also=(new,)), tenant_id("acme"), (), leftover)
     steps = (
-        replace(old, also=(new.certificate,)),  # the new one is trusted before it is used
-        replace(new, also=(old.certificate,)),
+        replace(old, also=(new,)),  # the new one is trusted before it is used
+        replace(new, also=(old,)),
         new,
     )
 
