@@ -55,7 +55,8 @@ def check_engine(name: str, downloads: Path, *, runtimes: int) -> None:
     check_memory(runtimes * needs.memory_bytes, what=f"{runtimes} x {name}")
     fetched = downloads / ("vllm" if name == "vllm" else "envoy")
     if not fetched.exists():
-        check_disk(downloads, needs.disk_bytes, what=f"a first start with {name}")
+        what = f"a first start with {name}"
+        check_disk(downloads, needs.disk_bytes, what=what, elsewhere="EVENFLOW_DOWNLOADS")
 
 
 def prepare_engine(name: str, downloads: Path, *, runtimes: int) -> Engine:

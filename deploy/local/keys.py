@@ -1,12 +1,12 @@
 """The demo tenants' API keys, the tenants' file that knows their hashes, and the salt's secret."""
 
 import hashlib
-import os
 import secrets
 from pathlib import Path
 from string import Template
 
 from deploy.local.certificates import TENANTS
+from deploy.local.drafts import drafted, write_whole
 
 TEMPLATE = Path(__file__).with_name("tenants.yaml")
 PREFIX = "evf_"  # lets scanners for leaked secrets know one
@@ -31,26 +31,22 @@ def ensure_tenants(home: Path, keys: dict[str, str]) -> Path:
     """The policy file. Edits are kept; one that lacks a key's hash is put aside as `.old`."""
     path = home / "tenants.yaml"
     hashes = {tenant: hashlib.sha256(key.encode()).hexdigest() for tenant, key in keys.items()}
-    if path.exists():
-        if all(digest in path.read_text() for digest in hashes.values()):
-            return path
-        path.replace(path.with_suffix(".yaml.old"))
+    if path.exists() and all(digest in path.read_text() for digest in hashes.values()):
+        return path
     content = Template(TEMPLATE.read_text()).substitute(
         {f"{tenant}_key_sha256": digest for tenant, digest in hashes.items()}
     )
-    draft = path.with_suffix(".draft")
-    draft.write_text(content)
+    draft = drafted(path, content)  # before anything is moved
+    if path.exists():
+        path.replace(path.with_suffix(".yaml.old"))
     draft.replace(path)
     return path
 
 
 def _ensure(path: Path, fresh: str) -> str:
-    """What the file holds; `fresh`, if there is none yet."""
+    """What the file holds; `fresh`, if there is none yet. An empty file is none."""
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    try:
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    except FileExistsError:
-        return path.read_text().strip()
-    with os.fdopen(descriptor, "w") as file:
-        file.write(fresh)
+    if path.exists() and (held := path.read_text().strip()):
+        return held
+    write_whole(path, fresh)
     return fresh

@@ -4,15 +4,23 @@ import errno
 import fcntl
 import os
 import platform
+import resource
 import shutil
 import socket
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 import psutil
 
 from deploy.local.settings import HOST
+
+GB = 1_000_000_000
+HOME_BYTES = 50_000_000
+NEARLY_FULL_BYTES = 100_000
+FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
+OPEN_FILES = 65_536
+FEWEST_OPEN_FILES = 1_024
 
 
 class CannotRun(Exception):
@@ -45,14 +53,52 @@ def check_memory(needed_bytes: int, *, what: str) -> None:
         )
 
 
-def check_disk(folder: Path, needed_bytes: int, *, what: str) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
+def check_disk(folder: Path, needed_bytes: int, *, what: str, elsewhere: str) -> None:
+    """`elsewhere` is the variable that names another folder."""
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     free = shutil.disk_usage(folder).free
     if free < needed_bytes:
         raise CannotRun(
-            f"{what} needs {needed_bytes / 1e9:.1f} GB of disk under {folder}, but only "
-            f"{free / 1e9:.1f} GB are free; EVENFLOW_DOWNLOADS names another folder"
+            f"{what} needs {_size(needed_bytes)} of disk under {folder}, but only "
+            f"{_size(free)} are free; {elsewhere} names another folder"
         )
+
+
+def check_room(home: Path) -> None:
+    """For what each run writes: its files, and its logs until they are rotated."""
+    check_disk(home, HOME_BYTES, what="each run", elsewhere="EVENFLOW_HOME")
+
+
+@contextmanager
+def full_disk_told(*folders: Path) -> Iterator[None]:
+    """Names the folders whose disk is full, when that is why the body fails.
+
+    Raises:
+        CannotRun: the body met a full disk.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in FULL:
+            raise
+        named = " or ".join(dict.fromkeys(map(str, _met(error, folders))))
+        raise CannotRun(f"no space left on the disk of {named}: {error.strerror}") from error
+
+
+def raise_open_files() -> int:
+    """Takes as many as are allowed, up to OPEN_FILES; returns how many each program may open.
+
+    A stream takes Envoy two, and the usual soft limit of 1,024 would be met first.
+    """
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    most = OPEN_FILES if hard == resource.RLIM_INFINITY else min(OPEN_FILES, hard)
+    if most < FEWEST_OPEN_FILES:
+        raise CannotRun(
+            f"each program needs {FEWEST_OPEN_FILES:,} open files, but only {most:,} are allowed; "
+            "raise the hard limit: ulimit -Hn"
+        )
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
+    return most
 
 
 @contextmanager
@@ -76,6 +122,27 @@ def only_one(home: Path) -> Iterator[None]:
         lock.write(f"{os.getpid()}\n")
         lock.flush()
         yield
+
+
+def _met(error: OSError, folders: Sequence[Path]) -> Sequence[Path]:
+    """Which of the folders it was, as far as one can tell: writing itself names no file, and what
+    was removed again may have made room."""
+    file = Path(error.filename2 or error.filename or "")  # of a link, the second is what was made
+    around = [each for each in folders if file.is_relative_to(each)]
+    return around[:1] or [each for each in folders if _is_full(each)] or folders
+
+
+def _is_full(folder: Path) -> bool:
+    """Of bytes or of files; some file systems count no files."""
+    try:
+        disk = os.statvfs(folder)
+    except FileNotFoundError:
+        return False
+    return disk.f_bavail * disk.f_frsize < NEARLY_FULL_BYTES or 0 == disk.f_favail < disk.f_files
+
+
+def _size(number_bytes: int) -> str:
+    return f"{number_bytes / 1e9:.1f} GB" if number_bytes >= GB else f"{number_bytes / 1e6:.0f} MB"
 
 
 def _obstacle(number: int) -> str | None:

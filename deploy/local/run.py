@@ -1,13 +1,12 @@
 """What `make run` does, from top to bottom: prepare, start, prove that it answers, serve."""
 
-import resource
 import shutil
 import sys
 import tempfile
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from deploy.envoy.install import install as install_envoy
@@ -15,7 +14,15 @@ from deploy.local.certificates import TENANTS, ensure_certificates
 from deploy.local.engines import NEEDS, Engine, check_engine, has_gpu, prepare_engine
 from deploy.local.first_chat import ask_once
 from deploy.local.keys import ensure_cache_salt, ensure_keys, ensure_tenants
-from deploy.local.preflight import check_platform, check_ports, only_one
+from deploy.local.preflight import (
+    FULL,
+    check_platform,
+    check_ports,
+    check_room,
+    full_disk_told,
+    only_one,
+    raise_open_files,
+)
 from deploy.local.programs import Prepared, programs
 from deploy.local.progress import step
 from deploy.local.readiness import ServiceFailed, raise_if_dying, wait_until_ready
@@ -26,7 +33,6 @@ from evenflow.home import tenant_folder
 
 ROOT = Path(__file__).resolve().parents[2]
 LOOK_EVERY_S = 1.0
-OPEN_FILES = 65_536
 TAIL_LINES = 20
 LONGEST_RUN_FOLDER = 64  # bytes of the 107 that a socket's path may have: see unix(7)
 
@@ -44,9 +50,13 @@ def run(settings: Settings, asked: str | None) -> None:
     check_platform()
     raise_open_files()
     engine_name = asked or ("vllm" if has_gpu() else "llamacpp")
-    with only_one(settings.home), run_folder(settings.home) as sockets:
+    downloads = settings.downloads or settings.home
+    with ExitStack() as stack:
+        stack.enter_context(full_disk_told(settings.home, downloads, Path(tempfile.gettempdir())))
+        check_room(settings.home)
+        stack.enter_context(only_one(settings.home))
+        sockets = stack.enter_context(run_folder(settings.home))
         check_ports(settings.ports())
-        downloads = settings.downloads or settings.home
         runtimes = len(settings.runtime_ports)
         check_engine(engine_name, downloads, runtimes=runtimes)
         print(f"evenflow: starting with {engine_name}, in {settings.home}", flush=True)
@@ -65,13 +75,6 @@ def run(settings: Settings, asked: str | None) -> None:
         except ServiceFailed as error:
             _show_tail(logs / f"{error.program}.log")
             raise
-
-
-def raise_open_files() -> None:
-    """Each stream takes Envoy two; the usual soft limit of 1,024 would be met first."""
-    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    most = OPEN_FILES if hard == resource.RLIM_INFINITY else min(OPEN_FILES, hard)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
 
 
 def prepare(settings: Settings, sockets: Path) -> Prepared:
@@ -124,9 +127,18 @@ def _watch(supervisor: Supervisor) -> None:
         states = supervisor.states()
         for name, state in states.items():
             if state.pid and name in known and known[name].pid not in {0, state.pid}:
-                print(f"evenflow: {name} died and was started again", file=sys.stderr, flush=True)
+                _tell(f"evenflow: {name} died and was started again")
         raise_if_dying(state for state in states.values() if state.status == "FATAL")
         known |= {name: state for name, state in states.items() if state.pid}
+
+
+def _tell(line: str) -> None:
+    """Not worth ending for, when it goes to a file on a full disk."""
+    try:
+        print(line, file=sys.stderr, flush=True)
+    except OSError as error:
+        if error.errno not in FULL:
+            raise
 
 
 def _show_tail(log: Path) -> None:

@@ -94,7 +94,7 @@ def supervised(
     configuration.write_text(
         configured(programs, socket=socket, log_folder=log_folder, directory=directory)
     )
-    command = [sys.executable, "-m", "supervisor.supervisord", "-n", "-c", str(configuration)]
+    command = [sys.executable, "-m", "deploy.local.supervisord", "-n", "-c", str(configuration)]
     process = subprocess.Popen(  # noqa: S603 - our own arguments
         [sys.executable, str(TIED), *command],
         stdin=subprocess.DEVNULL,

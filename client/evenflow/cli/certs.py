@@ -7,7 +7,7 @@ from pathlib import Path
 import typer
 
 from evenflow.certificates import issue, read_authority
-from evenflow.cli.exits import NotThere
+from evenflow.cli.exits import CannotWrite, NotThere
 from evenflow.home import authority_folder, tenant_folder, tenant_id
 
 _NAME = re.compile(r"[a-z0-9]([a-z0-9-]*[a-z0-9])?")
@@ -27,5 +27,8 @@ def issue_for(
         ) from error
     expires_at = datetime.now(UTC) + timedelta(days=days)
     target = folder or tenant_folder(home, tenant, workload)
-    issue(authority, tenant_id(tenant, workload), (), target, expires_at=expires_at)
+    try:
+        issue(authority, tenant_id(tenant, workload), (), target, expires_at=expires_at)
+    except OSError as error:
+        raise CannotWrite(f"can't write to {target}: {error.strerror}") from error
     typer.echo(f"{target}: {tenant_id(tenant, workload)}, until {expires_at:%Y-%m-%d}")

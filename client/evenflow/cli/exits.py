@@ -35,6 +35,10 @@ class NotThere(Exception):
     """A file that the command needs is missing; the message says how to get it."""
 
 
+class CannotWrite(Exception):
+    """A file could not be written; what was there before still is."""
+
+
 @contextmanager
 def exits_cleanly() -> Iterator[None]:
     try:
@@ -54,5 +58,8 @@ def exits_cleanly() -> Iterator[None]:
     except (NotThere, InvalidCertificate) as error:
         typer.echo(f"evenflow: {error}", err=True)
         raise typer.Exit(os.EX_CONFIG) from error
+    except CannotWrite as error:
+        typer.echo(f"evenflow: {error}", err=True)
+        raise typer.Exit(os.EX_CANTCREAT) from error
     except KeyboardInterrupt as error:
         raise typer.Exit(INTERRUPTED) from error

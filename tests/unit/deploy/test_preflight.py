@@ -50,7 +50,7 @@ def test_too_little_memory_says_how_much_and_how_to_need_less() -> None:
 
 def test_too_little_disk_says_where(tmp_path: Path) -> None:
     with pytest.raises(CannotRun, match=f"of disk under {tmp_path}"):
-        check_disk(tmp_path, 10**24, what="a first start")
+        check_disk(tmp_path, 10**24, what="a first start", elsewhere="EVENFLOW_DOWNLOADS")
 
 
 def test_a_second_run_in_the_same_home_is_told_of_the_first(tmp_path: Path) -> None:
