@@ -26,10 +26,6 @@ HELLO = PREFACE + frame(SETTINGS, 0, 0, b"")
 WITHIN_S = 20.0
 
 
-class Closed(Exception):
-    """Envoy closed the connection before it said what was waited for."""
-
-
 @contextmanager
 def connection(mesh: Mesh, door: str, *, hello: bytes = HELLO) -> Iterator[socket.socket]:
     """Past the handshakes; as tenant acme at the mesh's door."""
@@ -63,8 +59,7 @@ def frames_until(client: socket.socket, kind: int, stream: int) -> list[tuple[in
     inbox, found = Inbox(), []
     while not any(each[0] == kind for each in found):
         received = client.recv(65_536)
-        if not received:
-            raise Closed
+        assert received, "Envoy closed the connection"
         frames = inbox.frames(received)
         found += [(each, flags, content) for each, flags, at, content in frames if at == stream]
     return found

@@ -1,7 +1,6 @@
 """One client floods Envoy over HTTP/2: it is cut off or bounded, and the others are served on."""
 
 import itertools
-import socket
 import threading
 from collections.abc import Callable, Iterator
 
@@ -22,7 +21,6 @@ from tests.integration.input.health import SPARE_BYTES, Health
 from tests.integration.input.http2 import (
     DOORS,
     HELLO,
-    Closed,
     call,
     connection,
     cut_off,
@@ -158,23 +156,15 @@ def test_streams_that_are_opened_and_reset_end_the_connection(
 
 
 @pytest.mark.parametrize("door", DOORS)
-def test_answers_that_are_reset_as_they_begin_end_the_connection(mesh: Mesh, door: str) -> None:
-    """Each has a slot of the engine by then."""
+def test_answers_that_are_reset_as_they_begin_leave_nothing(mesh: Mesh, door: str) -> None:
+    """Each has an engine's slot by then; to Envoy it is no more than a caller who leaves."""
     block = headers_of(mesh)
-    answers = 0
-
-    def begun_and_reset(client: socket.socket) -> None:
-        nonlocal answers
+    with connection(mesh, door) as client:
         for stream in range(1, 4 * RESETS, 2):
             client.sendall(call(mesh, stream, tokens=1900, block=block))
             frames_until(client, HEADERS, stream)
-            answers += 1
             client.sendall(frame(RST_STREAM, 0, stream, CANCEL))
 
-    with connection(mesh, door) as client, pytest.raises((Closed, ConnectionError)):
-        begun_and_reset(client)
-
-    assert RESETS <= answers <= RESETS + 1
     assert posted(mesh, BODY).status == 200
 
 
