@@ -8,18 +8,21 @@ from pathlib import Path
 from typing import Any
 
 ROUTER = "router"  # the cluster that every resource which calls the router names
+CHECK = "check"  # the cluster of its other socket, for the one question about each request
 MAX_CONNECTIONS = 20_000  # of clients; above it Envoy refuses rather than run out of memory
 UNLIMITED = 1_000_000  # a held Check is no overload: the router's own queue has the limits
 
 
-def bootstrap(*, node: str, router_socket: Path, admin_socket: Path) -> str:
+def bootstrap(*, node: str, router_socket: Path, check_socket: Path, admin_socket: Path) -> str:
     """Envoy's start-up configuration, as JSON. `node` names this Envoy in the router's logs."""
-    ads = {"ads": {}, "resource_api_version": "V3"}
+    # Without a router an Envoy that takes over waits for its configuration, while the one before it
+    # serves on; after Envoy's default of 15 s it would take over with no listener at all.
+    ads = {"ads": {}, "resource_api_version": "V3", "initial_fetch_timeout": "0s"}
     return json.dumps(
         {
             "node": {"id": node, "cluster": "evenflow"},
             "admin": {"address": {"pipe": {"path": str(admin_socket), "mode": 0o600}}},
-            "static_resources": {"clusters": [_router(router_socket)]},
+            "static_resources": {"clusters": [_router(router_socket), _check(check_socket)]},
             "dynamic_resources": {
                 "ads_config": {
                     "api_type": "GRPC",
@@ -72,6 +75,28 @@ def _router(socket: Path) -> dict[str, Any]:
     }
 
 
+def _check(socket: Path) -> dict[str, Any]:
+    address = {"address": {"pipe": {"path": str(socket)}}}
+    most = {
+        "max_connections": UNLIMITED,
+        "max_requests": UNLIMITED,
+        "max_pending_requests": UNLIMITED,
+        "max_retries": UNLIMITED,
+    }
+    return {
+        "name": CHECK,
+        "type": "STATIC",
+        "connect_timeout": "1s",
+        "load_assignment": {
+            "cluster_name": CHECK,
+            "endpoints": [{"lb_endpoints": [{"endpoint": address}]}],
+        },
+        "circuit_breakers": {"thresholds": [most]},
+        "common_lb_config": {"healthy_panic_threshold": {"value": 0}},
+        "health_checks": [_ASKED_FOR_ITS_HEALTH],
+    }
+
+
 def _overload() -> dict[str, Any]:
     monitor = "downstream_connections.v3.DownstreamConnectionsConfig"
     return {
@@ -90,6 +115,17 @@ def _overload() -> dict[str, Any]:
 # A router that holds a request answers pings, one that is frozen does not: its callers are refused
 # within 2 s, and not when the longest wait in its queue would be over.
 _PINGS = {"interval": "1s", "timeout": "1s", "interval_jitter": {"value": 0}}
+# A router that does not answer for 10 s, dead, frozen or with a loop that hangs, is not waited for:
+# its callers are refused at once, until it answers again.
+_ASKED_FOR_ITS_HEALTH = {
+    "timeout": "1s",
+    "interval": "1s",
+    "no_traffic_interval": "1s",
+    "unhealthy_interval": "0.25s",
+    "unhealthy_threshold": 10,
+    "healthy_threshold": 1,
+    "http_health_check": {"path": "/health"},
+}
 # Envoy's default waits up to 30 s, in which a restarted router could tell it nothing.
 _RECONNECT = {"retry_back_off": {"base_interval": "0.1s", "max_interval": "0.5s"}}
 _SPANS_EVERY_MS = "tracing.opentelemetry.flush_interval_ms"  # Envoy's default is 5,000

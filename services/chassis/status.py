@@ -86,13 +86,13 @@ class Statuses:
         except Exception as error:  # noqa: BLE001 - the one place; cancellation passes through
             status = status_of(error, self._errors)
             if status is None:
-                _log.error("rpc.bug", method=method, error=type(error).__name__, trace=_way(error))
+                _log.error("rpc.bug", method=method, error=type(error).__name__, trace=way(error))
                 status, error = _BUG, _InternalError("internal error")
             add_facts(reason=status.reason)
             await _abort(context, _rich(error, status), status.reason)
 
 
-def _way(error: Exception) -> str:
+def way(error: BaseException) -> str:
     """Where it came from, without its message: that may quote a caller's own text."""
     return "".join(traceback.format_tb(error.__traceback__))
 

@@ -15,6 +15,9 @@ class Config:
         environ.path,
         help="unix socket for Envoy; its folder is made private, since whoever reaches it is Envoy",
     )
+    check_socket: Path = setting(
+        environ.path, help="unix socket likewise, on which Envoy asks about each request"
+    )
     operator_listen: Address = setting(environ.address, help="where operators connect, host:port")
     mesh_listen: Address = setting(
         environ.address, help="where Envoy takes gRPC with client certificates, host:port"

@@ -30,12 +30,13 @@ from services.router.core.snapshot import DataPlane, HostPort
 from services.router.core.tenants import CacheSalts, PolicyView
 from services.router.inbound.access_log import AccessLogServicer
 from services.router.inbound.check import Mesh
+from services.router.inbound.check_socket import CheckSocket
 from services.router.inbound.discovery import Discovery
 from services.router.inbound.publishing import Publisher
 from services.router.outbound.policy import GrpcPolicy, PolicyFollower
 from services.router.outbound.records import GrpcTelemetry, RecordBuffer
 from services.router.outbound.runtimes import GrpcRuntime, RuntimeFollower
-from services.router.servers import operator_server, sidecar_server
+from services.router.servers import check_socket, operator_server, sidecar_server
 
 _SWEEP_EVERY_S = 1.0
 _KNOWN_WITHIN_S = 2.0
@@ -50,7 +51,8 @@ def main() -> int:
     try:
         config = Config.from_environ(os.environ)
         salts = CacheSalts(config.salt_secret_file.read_bytes().strip())
-        _make_private(config.socket)
+        for socket in (config.socket, config.check_socket):
+            _make_private(socket)
     except InvalidConfig as error:
         print(error, file=sys.stderr)
         return EX_CONFIG
@@ -85,9 +87,14 @@ async def serve(config: Config, salts: CacheSalts) -> None:
         operator.listen(config.operator_listen, tls)
         await _wait_until_known(parts.mesh)
         access_log = _access_log(config, parts)
-        sidecar = _sidecar(config, parts, access_log)
+        sidecar = sidecar_server(
+            parts.mesh, parts.catalogue, discovery=parts.discovery, access_log=access_log
+        )
         sidecar.listen(Address(f"unix:{config.socket.absolute()}"), None)
-        await _serve(sidecar, operator, parts.discovery, access_log, drain_s=config.drain_s)
+        check = check_socket(parts.mesh, _time_limits(config))
+        await check.listen(config.check_socket.absolute())
+        doors = _Doors(operator, sidecar, check, parts.discovery, access_log)
+        await _serve(doors, drain_s=config.drain_s)
         for each in following:
             each.cancel()
     await asyncio.to_thread(tracing.stop)
@@ -160,37 +167,33 @@ def _access_log(config: Config, parts: _Parts) -> AccessLogServicer:
     return AccessLogServicer(parts.mesh.requests, parts.records.add if config.telemetry else None)
 
 
-def _sidecar(config: Config, parts: _Parts, access_log: AccessLogServicer) -> Server:
-    return sidecar_server(
-        parts.mesh,
-        _time_limits(config),
-        parts.catalogue,
-        discovery=parts.discovery,
-        access_log=access_log,
-    )
+@dataclass(frozen=True, slots=True)
+class _Doors:
+    """All that others call."""
+
+    operator: Server
+    sidecar: Server
+    check: CheckSocket
+    discovery: Discovery
+    access_log: AccessLogServicer
 
 
-async def _serve(
-    sidecar: Server,
-    operator: Server,
-    discovery: Discovery,
-    access_log: AccessLogServicer,
-    *,
-    drain_s: float,
-) -> None:
-    for server in (sidecar, operator):
+async def _serve(doors: _Doors, *, drain_s: float) -> None:
+    for server in (doors.sidecar, doors.operator):
         await server.start()
         await server.set_serving()
     _log.info("server.ready")
     await lifecycle.stop_signal()
     _log.info("server.draining", drain_s=drain_s)
+    doors.check.drain()
     async with asyncio.TaskGroup() as draining:
-        for server in (sidecar, operator):
+        for server in (doors.sidecar, doors.operator):
             draining.create_task(lifecycle.drain(server, drain_s=drain_s))
         # Envoy's own streams have no end, and would hold up ours for the whole of drain_s.
-        discovery.close()
+        doors.discovery.close()
         await asyncio.sleep(_LAST_WORDS_S)
-        access_log.close()
+        doors.access_log.close()
+    doors.check.close()
 
 
 async def _sweep(requests: Requests, clock: Callable[[], float]) -> None:

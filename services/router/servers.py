@@ -1,10 +1,9 @@
-"""The router's two servers: the socket beside Envoy, and the port for operators."""
+"""The router's servers: the two sockets beside Envoy, and the port for operators."""
 
 import asyncio
 from collections.abc import Callable
 
 from envoy.service.accesslog.v3.als_pb2_grpc import add_AccessLogServiceServicer_to_server
-from envoy.service.auth.v3.external_auth_pb2_grpc import add_AuthorizationServicer_to_server
 from envoy.service.discovery.v3.ads_pb2_grpc import (
     add_AggregatedDiscoveryServiceServicer_to_server,
 )
@@ -17,7 +16,8 @@ from services.router.core.admission import TimeLimits
 from services.router.core.models import Catalogue
 from services.router.inbound import models, operator
 from services.router.inbound.access_log import AccessLogServicer
-from services.router.inbound.check import CheckServicer, Mesh
+from services.router.inbound.check import Check, Mesh
+from services.router.inbound.check_socket import CheckSocket
 from services.router.inbound.discovery import Discovery
 
 _DATA_PLANE = (  # what callers see through Envoy, for health and reflection
@@ -28,9 +28,14 @@ _DATA_PLANE = (  # what callers see through Envoy, for health and reflection
 _GRACE_S = 5.0  # an access log's word is 100 ms late; later than this, it is lost
 
 
+def check_socket(mesh: Mesh, limits: TimeLimits) -> CheckSocket:
+    """For a unix socket that Envoy alone can reach."""
+    clock = asyncio.get_running_loop().time
+    return CheckSocket(Check(mesh, limits, grace_s=_GRACE_S, clock=clock))
+
+
 def sidecar_server(
     mesh: Mesh,
-    limits: TimeLimits,
     catalogue: Catalogue,
     *,
     discovery: Discovery,
@@ -41,8 +46,6 @@ def sidecar_server(
     server = grpc_server(
         errors=models.ERRORS, callers=None, tls=None, services=_DATA_PLANE, bare=True
     )
-    check = CheckServicer(mesh, limits, grace_s=_GRACE_S, clock=clock)
-    add_AuthorizationServicer_to_server(check, server.grpc)
     add_AccessLogServiceServicer_to_server(access_log, server.grpc)
     add_AggregatedDiscoveryServiceServicer_to_server(discovery, server.grpc)
     listed = models.Models(mesh.policy, mesh.endpoints, catalogue, clock)

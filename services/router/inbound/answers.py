@@ -7,11 +7,9 @@ OpenAI's Envoy makes the error object of them. docs/envoy.md has the contract.
 import base64
 import math
 from collections.abc import Iterable, Mapping
-from typing import Any
+from dataclasses import dataclass
 
 import grpc
-from envoy.config.core.v3.base_pb2 import HeaderValueOption
-from envoy.service.auth.v3.external_auth_pb2 import CheckResponse
 
 from services.chassis.status import Status, rich_status
 from services.router.core.verdicts import Reason, Refused
@@ -31,35 +29,52 @@ _CODES: Mapping[Reason, grpc.StatusCode] = {
     Reason.DRAINING: _Code.UNAVAILABLE,
     Reason.DEADLINE: _Code.DEADLINE_EXCEEDED,
 }
+UNAVAILABLE, DEADLINE_EXCEEDED = 463, 464
 _HTTP: Mapping[grpc.StatusCode, int] = {
     _Code.INVALID_ARGUMENT: 400,
     _Code.UNAUTHENTICATED: 401,
     _Code.PERMISSION_DENIED: 403,
     _Code.NOT_FOUND: 404,
     _Code.RESOURCE_EXHAUSTED: 429,
-    _Code.UNAVAILABLE: 503,
-    _Code.DEADLINE_EXCEEDED: 504,
+    # Envoy takes a 5xx for a router that failed and drops what it says. It makes 503 and 504 of
+    # these two (resources/local_replies.py), which nobody else uses.
+    _Code.UNAVAILABLE: UNAVAILABLE,
+    _Code.DEADLINE_EXCEEDED: DEADLINE_EXCEEDED,
 }
-_OVERWRITE: int = HeaderValueOption.OVERWRITE_IF_EXISTS_OR_ADD
-_DENIED: int = _Code.PERMISSION_DENIED.value[0]
 
 
-def let_go(headers: Iterable[tuple[str, str]]) -> Any:
-    """The request may go on, with these headers and without its key."""
-    response = CheckResponse()
-    response.ok_response.headers_to_remove.append("authorization")
-    _add(response.ok_response.headers, headers)
-    return response
+_OK = 200
+_NO_CHUNKS = "transfer-encoding: chunked\r\n"
+Headers = tuple[tuple[str, str], ...]
 
 
-def refusal(refused: Refused, request_id: str) -> Any:
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """200: the request may go on, with these headers. 4xx: they are the refusal."""
+
+    status: int
+    headers: Headers
+
+    def encoded(self, *, last: bool = False) -> bytes:
+        """As HTTP/1.1. `last`: the connection ends with it."""
+        lines = [f"HTTP/1.1 {self.status} \r\n"]
+        lines += [f"{key}: {value}\r\n" for key, value in self.headers]
+        # No content-length for a refusal: it would become the client's.
+        lines.append("content-length: 0\r\n" if self.status == _OK else _NO_CHUNKS)
+        lines.append("connection: close\r\n\r\n" if last else "\r\n")
+        if self.status != _OK:
+            lines.append("0\r\n\r\n")
+        return "".join(lines).encode("latin-1")
+
+
+def let_go(headers: Iterable[tuple[str, str]]) -> Answer:
+    return Answer(_OK, tuple(headers))
+
+
+def refusal(refused: Refused, request_id: str) -> Answer:
     code = _CODES[refused.reason]
-    response = CheckResponse()
-    response.status.code = _DENIED
-    response.denied_response.status.code = _HTTP[code]
     headers = _refusal_headers(refused, code)
-    _add(response.denied_response.headers, (("x-evenflow-request-id", request_id), *headers))
-    return response
+    return Answer(_HTTP[code], (("x-evenflow-request-id", request_id), *headers))
 
 
 def grpc_code(reason: Reason) -> int:
@@ -80,7 +95,7 @@ def _refusal_headers(refused: Refused, code: grpc.StatusCode) -> Iterable[tuple[
     yield "grpc-status-details-bin", encoded
     yield "x-evenflow-reason", refused.reason.value
     if refused.field is not None:
-        yield "x-evenflow-field", refused.field
+        yield "x-evenflow-field", _percent_encoded(refused.field)
     if refused.retry_after_s is not None:
         yield "retry-after", str(math.ceil(refused.retry_after_s))
     elif code is _Code.RESOURCE_EXHAUSTED:
@@ -93,10 +108,3 @@ def _percent_encoded(message: str) -> str:
         chr(byte) if 0x20 <= byte <= 0x7E and byte != 0x25 else f"%{byte:02X}"
         for byte in message.encode()
     )
-
-
-def _add(options: Any, headers: Iterable[tuple[str, str]]) -> None:
-    for key, value in headers:
-        option = options.add(append_action=_OVERWRITE)
-        option.header.key = key
-        option.header.value = value

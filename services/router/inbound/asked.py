@@ -1,24 +1,37 @@
-"""What Envoy asks about one request: who, what, by when, out of a Check's attributes.
+"""What Envoy asks about one request: who, what, by when.
 
-Envoy has verified the certificate; the `listener` context extension says which door the request
-came through. A client's own headers are believed about nothing but its key and its deadline.
+Envoy has verified the certificate, and says so in headers of its own that no client can send. A
+client's own headers are believed about nothing but its key and its deadline.
 """
 
 import re
 import uuid
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
 
 from services.router.core.demands import InvalidDemand
 
+# Of Envoy's question, by Envoy itself: resources/checking.py
+LISTENER_HEADER = "x-evenflow-listener"
+PEER_HEADER = "x-evenflow-peer"
+RECEIVED_HEADER = "x-evenflow-received"
+FRONT_END = "frontend"
+
 _BEARER = "bearer "
-_FRONT_END = "frontend"
 _LONGEST_ID = 128
 _LONGEST_METHOD = 200  # of any of ours; what is kept with each decision is bounded
 _TIMEOUT = re.compile(r"([0-9]{1,8})([HMSmun])", re.ASCII)
 _SECONDS: Mapping[str, float] = {"H": 3600, "M": 60, "S": 1, "m": 1e-3, "u": 1e-6, "n": 1e-9}
 _TRACEPARENT = re.compile(r"[0-9a-f]{2}-([0-9a-f]{32})-[0-9a-f]{16}-([0-9a-f]{2})")
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """Envoy's request to the router. Header names are in lower case."""
+
+    path: str
+    headers: Mapping[str, str]
+    body: bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,23 +55,19 @@ class Asked:
         return (match[1], bool(int(match[2], 16) & 1)) if match else ("", False)
 
 
-def asked(request: Any, traceparent: str | None, known: Callable[[str], bool]) -> Asked:
+def asked(question: Question, known: Callable[[str], bool]) -> Asked:
     """`known`: whether a request id is taken; callers who repeat one get another."""
-    attributes = request.attributes
-    http = attributes.request.http
-    headers = http.headers
-    front_end = attributes.context_extensions.get("listener") == _FRONT_END
-    method = http.path.partition("?")[0][:_LONGEST_METHOD]
-    received = attributes.request.time
+    headers = question.headers
+    front_end = headers.get(LISTENER_HEADER) == FRONT_END
     return Asked(
         request_id=_request_id(headers.get("x-request-id", ""), known),
-        method=method,
-        spiffe_id=None if front_end else attributes.source.principal,
+        method=question.path.partition("?")[0][:_LONGEST_METHOD],
+        spiffe_id=None if front_end else headers.get(PEER_HEADER, ""),
         api_key=_api_key(headers.get("authorization", "")) if front_end else None,
         timeout=headers.get("grpc-timeout"),
-        traceparent=traceparent or headers.get("traceparent"),
-        received_unix_s=received.seconds + received.nanos * 1e-9,
-        body=http.raw_body,
+        traceparent=headers.get("traceparent"),
+        received_unix_s=float(headers.get(RECEIVED_HEADER, 0.0)),
+        body=question.body,
     )
 
 

@@ -1,15 +1,12 @@
 """Envoy asks: may this request go, and where to? Once per request, so this path is kept lean.
 
-Decode, decide, write down, answer; everything between two awaits, so each decision sees the whole
-effect of the one before. No interceptor stands around it; a span only when the trace is sampled.
+Decode, decide, write down, answer, without an await, so each decision sees the whole effect of the
+one before. A span only when the trace is sampled.
 """
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
 
-import grpc
-from envoy.service.auth.v3.external_auth_pb2_grpc import AuthorizationServicer
 from opentelemetry import trace
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
@@ -20,8 +17,8 @@ from services.router.core.inflight import Slot
 from services.router.core.requests import Decision, Requests
 from services.router.core.tenants import CacheSalts, Caller, PolicyView, Tenant, Tenants
 from services.router.core.verdicts import Admitted, Reason, Refused, Verdict
-from services.router.inbound.answers import let_go, refusal
-from services.router.inbound.asked import Asked, asked
+from services.router.inbound.answers import Answer, let_go, refusal
+from services.router.inbound.asked import Asked, Question, asked
 from services.router.inbound.bodies import InvalidBody, demand_of
 
 _PRIORITIES = {  # lower runs first
@@ -44,7 +41,7 @@ class Mesh:
     salts: CacheSalts
 
 
-class CheckServicer(AuthorizationServicer):  # type: ignore[misc] # xds-protos has no types
+class Check:
     """`grace_s`: how long after its deadline a slot waits for the access log's word."""
 
     def __init__(
@@ -55,11 +52,9 @@ class CheckServicer(AuthorizationServicer):  # type: ignore[misc] # xds-protos h
         self._grace_s = grace_s
         self._clock = clock
 
-    async def Check(  # noqa: N802 - the name is the proto's
-        self, request: Any, context: grpc.aio.ServicerContext
-    ) -> Any:
+    def __call__(self, from_envoy: Question) -> Answer:
         now_s = self._clock()
-        question = asked(request, _traceparent(context), self._mesh.requests.knows)
+        question = asked(from_envoy, self._mesh.requests.knows)
         span = _span(question) if question.trace()[1] else None
         judged = self._judge(question, now_s)
         decision = _decision(question, judged, waited_s=self._clock() - now_s)
@@ -95,7 +90,9 @@ class CheckServicer(AuthorizationServicer):  # type: ignore[misc] # xds-protos h
             limits=self._limits,
         )
 
-    def _answer(self, question: Asked, judged: "_Judged", decision: Decision, now_s: float) -> Any:
+    def _answer(
+        self, question: Asked, judged: "_Judged", decision: Decision, now_s: float
+    ) -> Answer:
         verdict = judged.verdict
         if isinstance(verdict, Refused):
             self._mesh.requests.note(decision)
@@ -124,13 +121,6 @@ _POLICY_STALE = Refused(
     retry_after_s=_COME_BACK_S,
 )
 _UNKNOWN_IDENTITY = Refused(Reason.UNKNOWN_IDENTITY, "no tenant owns this certificate or API key")
-
-
-def _traceparent(context: grpc.aio.ServicerContext) -> str | None:
-    for key, value in context.invocation_metadata() or ():
-        if key == "traceparent" and isinstance(value, str):
-            return value
-    return None
 
 
 def _caller(question: Asked, tenants: Tenants) -> Caller | None:

@@ -3,21 +3,18 @@
 Responses go through the same filters backwards.
 """
 
-from datetime import timedelta
 from functools import cache
 from pathlib import Path
 
 import betterproto2
 from envoy_data_plane.envoy.config.common.mutation_rules.v3 import HeaderMutation as Mutation
 from envoy_data_plane.envoy.config.core.v3 import (
-    ApiVersion,
     DataSource,
     HeaderValue,
     HeaderValueOption,
     HeaderValueOptionHeaderAppendAction,
 )
 from envoy_data_plane.envoy.extensions.filters.http.cors.v3 import Cors
-from envoy_data_plane.envoy.extensions.filters.http.ext_authz.v3 import BufferSettings, ExtAuthz
 from envoy_data_plane.envoy.extensions.filters.http.grpc_json_transcoder.v3 import (
     GrpcJsonTranscoder,
     GrpcJsonTranscoderPrintOptions,
@@ -40,14 +37,11 @@ from envoy_data_plane.envoy.extensions.filters.http.lua.v3 import Lua
 from envoy_data_plane.envoy.extensions.filters.http.router.v3 import Router
 from envoy_data_plane.envoy.extensions.filters.network.http_connection_manager.v3 import HttpFilter
 from envoy_data_plane.envoy.type.matcher.v3 import RegexMatcher
-from envoy_data_plane.envoy.type.v3 import HttpStatus, StatusCode
 from envoy_data_plane.google.protobuf import Any
 
 from services.router.core.snapshot import DataPlane
-from services.router.inbound.resources.names import (
-    REQUEST_ID_HEADER,
-    to_the_router,
-)
+from services.router.inbound.resources.checking import check
+from services.router.inbound.resources.names import REQUEST_ID_HEADER
 
 # Only routes of OpenAI's API switch these on, so gRPC does not pay for them.
 OPENAI_ERRORS = "evenflow.openai_errors"
@@ -62,7 +56,7 @@ TRANSCODED = ("evenflow.openai.v1.ChatService", "evenflow.openai.v1.ModelsServic
 OPENAI_METADATA = "evenflow.openai"
 
 
-def http_filters(plane: DataPlane) -> list[HttpFilter]:
+def http_filters(plane: DataPlane, listener: str) -> list[HttpFilter]:
     """Only what Check has let through reaches the last one, which sends it on."""
     return [
         _filter("evenflow.request_id", _request_id_in_response()),
@@ -72,7 +66,9 @@ def http_filters(plane: DataPlane) -> list[HttpFilter]:
         _filter(OPENAI_BODY, _is_a_stream_wanted(), disabled=True),
         _filter(OPENAI_STREAM, _lua("openai_stream"), disabled=True),
         _filter(TRANSCODER, _transcoder(plane), disabled=True),
-        _filter(CHECK, _check(plane)),  # after the transcoder: the router reads protobuf only
+        _filter(
+            CHECK, check(plane, listener)
+        ),  # after the transcoder: the router reads protobuf only
         _filter("envoy.filters.http.router", Router(suppress_envoy_headers=True)),
     ]
 
@@ -121,17 +117,6 @@ def _transcoder(plane: DataPlane) -> GrpcJsonTranscoder:
         ignore_unknown_query_parameters=True,
         url_unescape_spec=GrpcJsonTranscoderUrlUnescapeSpec.ALL_CHARACTERS,
         max_request_body_size=plane.body_limit_bytes,
-    )
-
-
-def _check(plane: DataPlane) -> ExtAuthz:
-    return ExtAuthz(
-        grpc_service=to_the_router(timeout=timedelta(seconds=plane.queue_limit_s)),
-        transport_api_version=ApiVersion.V3,
-        with_request_body=BufferSettings(
-            max_request_bytes=plane.body_limit_bytes, pack_as_bytes=True
-        ),
-        status_on_error=HttpStatus(code=StatusCode.ServiceUnavailable),
     )
 
 

@@ -31,6 +31,8 @@ from envoy_data_plane.envoy.extensions.filters.network.http_connection_manager.v
 )
 from envoy_data_plane.google.protobuf import Any
 
+from services.router.inbound.answers import DEADLINE_EXCEEDED, UNAVAILABLE
+
 
 @dataclass(frozen=True, slots=True)
 class _Meaning:
@@ -68,6 +70,9 @@ _MEANINGS = (
     _Meaning(
         500, "HEADERS_TOO_LARGE", grpc_status=8, flags=("UAEX",), message=_TOO_MANY, seen_as=431
     ),
+    # The router's own words: of a 5xx, Envoy would not have passed them on.
+    _Meaning(UNAVAILABLE, "NO_ENDPOINT", seen_as=503),
+    _Meaning(DEADLINE_EXCEEDED, "DEADLINE", seen_as=504),
     _Meaning(502, "NO_ENDPOINT", message="no runtime could be reached"),
     _Meaning(503, "NO_ENDPOINT", flags=_OUT_OF_REACH, message="no runtime could be reached"),
     _Meaning(503, "NO_ENDPOINT"),

@@ -9,11 +9,11 @@ from envoy_data_plane.envoy.config.core.v3 import (
     ConfigSource,
     GrpcService,
     GrpcServiceEnvoyGrpc,
-    HeaderValue,
     RetryPolicy,
 )
 
 ROUTER_CLUSTER = "router"  # in the bootstrap: deploy/envoy/bootstrap.py
+CHECK_CLUSTER = "check"  # likewise
 RUNTIME_CLUSTER = "runtime"
 TELEMETRY_CLUSTER = "telemetry"
 GATEWAY_SECRET = "gateway"  # noqa: S105 - the name of a resource
@@ -42,19 +42,6 @@ def grpc_to(cluster: str) -> GrpcService:
     return GrpcService(
         envoy_grpc=GrpcServiceEnvoyGrpc(cluster_name=cluster, authority=f"{cluster}.evenflow")
     )
-
-
-def to_the_router(*, timeout: timedelta) -> GrpcService:
-    """Envoy takes the longest wait between two tries for how long a try may last, too, unless the
-    request has a header that says otherwise."""
-    service = grpc_to(ROUTER_CLUSTER)
-    service.timeout = timeout
-    service.retry_policy = until_the_router_is_back()
-    whole_ms = str(int(timeout.total_seconds() * 1000))
-    service.initial_metadata = [
-        HeaderValue(key="x-envoy-upstream-rq-per-try-timeout-ms", value=whole_ms)
-    ]
-    return service
 
 
 def until_the_router_is_back() -> RetryPolicy:

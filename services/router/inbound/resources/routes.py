@@ -19,7 +19,6 @@ from envoy_data_plane.envoy.config.route.v3 import (
 )
 from envoy_data_plane.envoy.extensions.filters.http.cors.v3 import CorsPolicy
 from envoy_data_plane.envoy.extensions.filters.http.ext_authz.v3 import (
-    CheckSettings,
     ExtAuthzPerRoute,
 )
 from envoy_data_plane.envoy.type.matcher.v3 import RegexMatcher, StringMatcher
@@ -62,9 +61,6 @@ def routes(plane: DataPlane) -> list[RouteConfiguration]:
 
 
 def _configuration(listener: str, origins: tuple[str, ...]) -> RouteConfiguration:
-    per_filter = {CHECK: _check_knows(listener)}
-    if origins:
-        per_filter[CORS] = Any.pack(_cors(origins))
     host = VirtualHost(
         name=listener,
         domains=["*"],
@@ -73,16 +69,11 @@ def _configuration(listener: str, origins: tuple[str, ...]) -> RouteConfiguratio
             *(_route(RouteMatch(prefix=prefix), _to_router()) for prefix in TO_ROUTER),
             _unknown(),
         ],
-        typed_per_filter_config=per_filter,
+        typed_per_filter_config={CORS: Any.pack(_cors(origins))} if origins else {},
         request_headers_to_remove=["authorization", "cookie"],  # Check has seen them
         include_request_attempt_count=True,
     )
     return RouteConfiguration(name=listener, virtual_hosts=[host])
-
-
-def _check_knows(listener: str) -> Any:
-    settings = CheckSettings(context_extensions={"listener": listener})
-    return Any.pack(ExtAuthzPerRoute(check_settings=settings))
 
 
 def _route(match: RouteMatch, action: RouteAction) -> Route:
