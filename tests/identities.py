@@ -2,7 +2,10 @@
 
 from pathlib import Path
 
-from evenflow.certificates import Authority, issue, make_authority
+from cryptography import x509
+
+from evenflow.certificates import Authority, issue, make_authority, revoke
+from evenflow.revocations import spread
 from services.chassis.identity import TlsFiles
 
 TRUST_DOMAIN = "evenflow.local"
@@ -25,3 +28,10 @@ class Identities:
         folder = self._folder / path
         issue(self._authority, f"spiffe://{TRUST_DOMAIN}/{path}", hosts, folder)
         return TlsFiles.in_folder(folder)
+
+    def revoke(self, *revoked: TlsFiles, told: TlsFiles) -> None:
+        """`told` alone learns that the others' certificates are revoked."""
+        for each in revoked:
+            certificate = x509.load_pem_x509_certificate(each.certificate.read_bytes())
+            self._authority = revoke(certificate, self._folder / "ca")
+        spread(self._authority.revoked, self._authority.certificate, told.certificate.parent)

@@ -1,4 +1,7 @@
-"""Which service may call which RPC, by the SPIFFE ID of its certificate. Denied by default."""
+"""Which service may call which RPC, by the SPIFFE ID of its certificate. Denied by default.
+
+Nobody may call anything with a certificate that is revoked.
+"""
 
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
@@ -6,6 +9,7 @@ from contextlib import asynccontextmanager
 import grpc
 
 from services.chassis.identity import peer_id
+from services.chassis.revocation import Revocations
 
 AllowedCallers = Mapping[str, frozenset[str]]
 """`/package.Service/` or `/package.Service/Method` to service names; the longer key decides."""
@@ -18,14 +22,18 @@ class CallerNotAllowed(PermissionError):
 
 
 class Callers:
-    """Health and reflection are open to everyone whom the server's TLS lets in."""
+    """Health and reflection are open to everyone else whom the server's TLS lets in."""
 
-    def __init__(self, trust_domain: str, allowed: AllowedCallers) -> None:
+    def __init__(
+        self, trust_domain: str, allowed: AllowedCallers, revocations: Revocations
+    ) -> None:
         self._trust_domain = trust_domain
         self._allowed = allowed
+        self._revocations = revocations
 
     @asynccontextmanager
     async def around(self, method: str, context: grpc.aio.ServicerContext) -> AsyncIterator[None]:
+        self._revocations.check(context)
         if not method.startswith(_OPEN):
             self._check(method, context)
         yield

@@ -53,15 +53,17 @@ class SpiffeId:
 
 @dataclass(frozen=True, slots=True)
 class TlsFiles:
-    """A certificate, its key and the authorities to trust, all PEM."""
+    """A certificate, its key and the authorities to trust, all PEM; and which certificates these
+    have revoked: that file may be absent, and then it is none."""
 
     certificate: Path
     key: Path
     authorities: Path
+    revocations: Path
 
     @classmethod
     def in_folder(cls, folder: Path) -> Self:
-        return cls(folder / "cert.pem", folder / "key.pem", folder / "ca.pem")
+        return cls(*(folder / name for name in ("cert.pem", "key.pem", "ca.pem", "crl.pem")))
 
     def read(self) -> "TlsMaterial":
         """A key with the certificate that belongs to it, even while they are being replaced."""
@@ -76,15 +78,23 @@ class TlsFiles:
             certificate=self.certificate.read_bytes(),
             key=self.key.read_bytes(),
             authorities=self.authorities.read_bytes(),
+            revocations=self._read_revocations(),
         )
+
+    def _read_revocations(self) -> bytes | None:
+        try:
+            return self.revocations.read_bytes()
+        except FileNotFoundError:
+            return None
 
     def stamp(self) -> tuple[int, ...]:
         """Changes when any of the files does."""
-        return tuple(
-            part
-            for file in (self.certificate, self.key, self.authorities)
-            for part in (file.stat().st_mtime_ns, file.stat().st_ino)
-        )
+        files = [self.certificate, self.key, self.authorities]
+        try:
+            found = [*(file.stat() for file in files), self.revocations.stat()]
+        except FileNotFoundError:
+            found = [file.stat() for file in files]
+        return tuple(part for each in found for part in (each.st_mtime_ns, each.st_ino))
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -92,6 +102,7 @@ class TlsMaterial:
     certificate: bytes
     key: bytes
     authorities: bytes
+    revocations: bytes | None  # one list or more
 
 
 def server_credentials(files: TlsFiles) -> grpc.ServerCredentials:

@@ -14,11 +14,13 @@ from services.chassis.environ import Address
 from services.chassis.identity import TlsFiles, certificate_trust_domain, server_credentials
 from services.chassis.interception import Around, Interceptor, Wrapped
 from services.chassis.logs import OneLine
+from services.chassis.revocation import CertificateRevoked, Revocations
 from services.chassis.status import ErrorTable, Status, Statuses
 from services.chassis.traces import Spans
 
 _ERRORS: ErrorTable = {
     CallerNotAllowed: Status(grpc.StatusCode.PERMISSION_DENIED, "CALLER_NOT_ALLOWED"),
+    CertificateRevoked: Status(grpc.StatusCode.UNAUTHENTICATED, "CERTIFICATE_REVOKED"),
     DecodeError: Status(grpc.StatusCode.INVALID_ARGUMENT, "BODY_INVALID"),
     TimeoutError: Status(grpc.StatusCode.DEADLINE_EXCEEDED, "DEADLINE"),
 }
@@ -94,7 +96,7 @@ def grpc_server(
         if tls is None:
             raise ValueError("callers are told apart by certificate, so TLS files are needed")
         trust_domain = certificate_trust_domain(tls.certificate.read_bytes())
-        parts.append(Callers(trust_domain, callers))
+        parts.append(Callers(trust_domain, callers, Revocations(tls.revocations)))
     around = Interceptor(parts)
     server = grpc.aio.server(
         interceptors=[] if bare else [around], options=_OPTIONS + (_NEARBY if bare else ())

@@ -1,20 +1,22 @@
 """Serves the metrics over HTTPS to the mesh's own services, and to nobody else.
 
 Tenants hold certificates of the same authority, and these numbers are about all tenants; so a
-certificate is not enough, it has to be a service's. One request a connection: a scraper comes
-every few seconds and asks for one page.
+certificate is not enough, it has to be a service's, and not revoked. One request a connection: a
+scraper comes every few seconds and asks for one page.
 """
 
 import asyncio
 import ssl
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from typing import Any
 
 import structlog
 
 from services.chassis.environ import Address
 from services.chassis.identity import InvalidSpiffeId, SpiffeId, TlsFiles
+from services.chassis.revocation import Revocations
 from services.chassis.server import CannotListen
 
 _REQUEST_WITHIN_S = 5.0  # a peer that says nothing may not hold a connection
@@ -33,9 +35,10 @@ class MetricsPage:
 
     async def listen(self, address: Address, tls: TlsFiles) -> asyncio.Server:
         """Raises CannotListen."""
+        revocations = Revocations(tls.revocations)
         try:
             return await asyncio.start_server(
-                self._serve,
+                partial(self._serve, revocations),
                 address.host.strip("[]"),
                 address.port,
                 ssl=_following_context(tls),
@@ -44,11 +47,17 @@ class MetricsPage:
         except OSError as error:
             raise CannotListen(f"can't listen on {address}: {error}") from error
 
-    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def _serve(
+        self,
+        revocations: Revocations,
+        reader: asyncio.StreamReader,
+        writer: asyncio.StreamWriter,
+    ) -> None:
         try:
             async with asyncio.timeout(_REQUEST_WITHIN_S):
                 head = await reader.readuntil(b"\r\n\r\n")
-                writer.write(self._answer(head.decode("latin-1"), _peer(writer)))
+                peer = None if _is_revoked(writer, revocations) else _peer(writer)
+                writer.write(self._answer(head.decode("latin-1"), peer))
                 await writer.drain()
         except (asyncio.IncompleteReadError, asyncio.LimitOverrunError, TimeoutError, OSError):
             return  # no request, or nobody to answer
@@ -86,6 +95,12 @@ def _response(status: str, body: bytes, content_type: str = "text/plain; charset
         f"content-length: {len(body)}\r\nconnection: close\r\n\r\n"
     )
     return head.encode("latin-1") + body
+
+
+def _is_revoked(writer: asyncio.StreamWriter, revocations: Revocations) -> bool:
+    # Not by the handshake: one that takes up a session of before shows nobody's certificate again.
+    shown = writer.get_extra_info("ssl_object").getpeercert(binary_form=True)
+    return revocations.names(ssl.DER_cert_to_PEM_cert(shown).encode())
 
 
 def _peer(writer: asyncio.StreamWriter) -> SpiffeId | None:

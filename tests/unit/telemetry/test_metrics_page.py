@@ -87,6 +87,19 @@ def test_a_tenants_certificate_is_not_enough(tmp_path: Path) -> None:
     assert asyncio.run(scenario()).startswith("HTTP/1.1 403")
 
 
+def test_a_revoked_certificate_is_refused(tmp_path: Path) -> None:
+    identities = Identities(tmp_path)
+    tls = identities.service("telemetry")
+    bad, good = identities.service("operator"), identities.service("router")
+    identities.revoke(bad, told=tls)
+
+    async def scenario() -> list[str]:
+        async with serving(tls) as port:
+            return [await ask(port, client(tls, each)) for each in (bad, good)]
+
+    assert [answer[9:12] for answer in asyncio.run(scenario())] == ["403", "200"]
+
+
 @pytest.mark.parametrize("stranger", ["nobody", "another authority", "plain text"])
 def test_strangers_get_no_answer_at_all(tmp_path: Path, stranger: str) -> None:
     tls = Identities(tmp_path / "ours").service("telemetry")
