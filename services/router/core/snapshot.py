@@ -35,11 +35,13 @@ class HostPort:
 
 @dataclass(frozen=True, slots=True)
 class TlsMaterial:
-    """PEM texts of the gateway's own certificate chain, its key, and whom it trusts."""
+    """PEM texts of the gateway's own certificate chain, its key, whom it trusts, and whose
+    certificates these have revoked; None: nobody's."""
 
     certificate: bytes
     key: bytes = field(repr=False)
     authorities: bytes
+    revocations: bytes | None = None  # with it, each authority needs a list of its own there
 
 
 @dataclass(frozen=True, slots=True)

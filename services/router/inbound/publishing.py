@@ -7,6 +7,7 @@ from collections.abc import Callable
 import structlog
 
 from services.chassis.identity import TlsFiles
+from services.chassis.revocation import revoked_in
 from services.router.core.endpoints import Endpoints
 from services.router.core.snapshot import DataPlane, HostPort, Snapshot, TlsMaterial
 
@@ -61,5 +62,8 @@ class Publisher:
 
 
 def _material(files: TlsFiles) -> TlsMaterial:
+    """Raises OSError, for a damaged list as well: an Envoy that starts with one serves nobody."""
     read = files.read()
-    return TlsMaterial(read.certificate, read.key, read.authorities)
+    if read.revocations is not None:
+        revoked_in(read.revocations)
+    return TlsMaterial(read.certificate, read.key, read.authorities, read.revocations)

@@ -126,7 +126,7 @@ async def running_gateway(
 
 def material(files: TlsFiles) -> TlsMaterial:
     read = files.read()
-    return TlsMaterial(read.certificate, read.key, read.authorities)
+    return TlsMaterial(read.certificate, read.key, read.authorities, read.revocations)
 
 
 def trailers_of(error: grpc.aio.AioRpcError) -> dict[str, str | bytes]:

@@ -1,9 +1,13 @@
 import asyncio
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
 from structlog.testing import capture_logs
 
+from evenflow.certificates import issue, make_authority
+from evenflow.revocations import pem_of, signed_list
 from services.chassis.identity import TlsFiles
 from services.router.core.snapshot import DataPlane, HostPort, Snapshot
 from services.router.inbound.publishing import Publisher
@@ -22,13 +26,17 @@ def files(tmp_path: Path) -> TlsFiles:
 
 def rotate(tls: TlsFiles, content: bytes) -> None:
     for file in (tls.certificate, tls.key, tls.authorities):
-        fresh = file.with_suffix(".new")
-        fresh.write_bytes(content)
-        fresh.replace(file)
+        replace_file(file, content)
 
 
-def published_after(files: TlsFiles, *changes: bytes | None) -> list[bytes]:
-    """Certificates published while the files change, a change a second; None removes one."""
+def replace_file(file: Path, content: bytes) -> None:
+    fresh = file.with_suffix(".new")
+    fresh.write_bytes(content)
+    fresh.replace(file)
+
+
+def published_after(files: TlsFiles, *changes: Callable[[], None]) -> list[Snapshot]:
+    """What is published while the files change, a change a second."""
     published: list[Snapshot] = []
     publisher = Publisher(published.append, PLANE, endpoints(A), files)
 
@@ -36,15 +44,12 @@ def published_after(files: TlsFiles, *changes: bytes | None) -> list[bytes]:
         async with asyncio.TaskGroup() as tasks:
             following = tasks.create_task(publisher.follow_certificate())
             for change in changes:
-                if change is None:
-                    files.key.unlink()
-                else:
-                    rotate(files, change)
+                change()
                 await asyncio.sleep(1.5)  # virtual: the publisher looks once a second
             following.cancel()
 
     virtual_time.run(scenario())
-    return [each.tls.certificate for each in published]
+    return published
 
 
 def test_endpoints_in_service_are_published(files: TlsFiles) -> None:
@@ -60,12 +65,29 @@ def test_endpoints_in_service_are_published(files: TlsFiles) -> None:
 
 
 def test_a_rotated_certificate_is_published_once(files: TlsFiles) -> None:
-    assert published_after(files, b"second", b"third") == [b"second", b"third"]
+    published = published_after(files, *(partial(rotate, files, each) for each in (b"2", b"3")))
+
+    assert [each.tls.certificate for each in published] == [b"2", b"3"]
 
 
 def test_files_that_are_gone_leave_the_certificate_before(files: TlsFiles) -> None:
     with capture_logs() as logs:
-        published = published_after(files, None, b"second")
+        published = published_after(files, files.key.unlink, partial(rotate, files, b"second"))
 
-    assert published == [b"second"]
+    assert [each.tls.certificate for each in published] == [b"second"]
     assert [each["event"] for each in logs] == ["certificate.unreadable", "certificate.rotated"]
+
+
+def test_a_new_list_of_revoked_certificates_is_published_and_a_damaged_one_is_not(
+    tmp_path: Path,
+) -> None:
+    authority = make_authority(tmp_path / "ca")
+    issue(authority, "spiffe://evenflow.local/service/gateway", (), tmp_path / "gateway")
+    tls = TlsFiles.in_folder(tmp_path / "gateway")
+    changes = (b"half a li", pem_of([signed_list(authority.certificate, authority.key, number=2)]))
+
+    published = published_after(
+        tls, *(partial(replace_file, tls.revocations, each) for each in changes)
+    )
+
+    assert [each.tls.revocations for each in published] == [changes[1]]

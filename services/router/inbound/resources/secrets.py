@@ -40,6 +40,11 @@ def secrets(tls: TlsMaterial) -> list[Secret]:
         private_key=DataSource(inline_bytes=tls.key),
     )
     trusted = CertificateValidationContext(trusted_ca=DataSource(inline_bytes=tls.authorities))
+    if tls.revocations is not None:
+        trusted.crl = DataSource(inline_bytes=tls.revocations)
+        # As our own servers do. An authority between leaves with the root that it comes from; else
+        # each authority of a chain would need a list, and the root's is seldom to be had.
+        trusted.only_verify_leaf_cert_crl = True
     return [
         Secret(name=GATEWAY_SECRET, tls_certificate=own),
         Secret(name=AUTHORITIES_SECRET, validation_context=trusted),
