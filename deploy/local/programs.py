@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from deploy.envoy.bootstrap import bootstrap
+from deploy.envoy.hand_over import ADMIN
 from deploy.local.engines import Engine
 from deploy.local.settings import Settings, address
 from deploy.local.supervision import Program
@@ -46,7 +47,7 @@ def programs(settings: Settings, prepared: Prepared, engine: Engine) -> list[Pro
             for at, port in enumerate(settings.runtime_ports, start=1)
         ),
         _service("router", "serving", _router(settings, prepared)),
-        _envoy(prepared),
+        _envoy(settings, prepared),
     ]
 
 
@@ -86,6 +87,7 @@ def _telemetry(settings: Settings) -> dict[str, str]:
 def _router(settings: Settings, prepared: Prepared) -> dict[str, str]:
     return {
         "ROUTER_SOCKET": str(_router_socket(prepared)),
+        "ROUTER_CHECK_SOCKET": str(_check_socket(prepared)),
         "ROUTER_OPERATOR_LISTEN": address(settings.router_port),
         "ROUTER_MESH_LISTEN": address(settings.mesh_port),
         "ROUTER_FRONTEND_LISTEN": address(settings.frontend_port),
@@ -114,23 +116,36 @@ def _runtime(port: int, settings: Settings, prepared: Prepared, engine: Engine) 
     }
 
 
-def _envoy(prepared: Prepared) -> Program:
+def _envoy(settings: Settings, prepared: Prepared) -> Program:
     file = prepared.sockets / "envoy.json"
     file.write_text(
         bootstrap(
             node="local",
             router_socket=_router_socket(prepared),
-            admin_socket=prepared.sockets / "envoy-admin.sock",
+            check_socket=_check_socket(prepared),
+            admin_socket=prepared.sockets / ADMIN,
         )
     )
-    # Without hot restart there is no shared memory, so two meshes don't meet in it.
-    command = (str(prepared.envoy), "--config-path", str(file), "--disable-hot-restart")
-    options = ("--concurrency", str(ENVOY_THREADS), "--log-level", "warning")
-    return Program(name="envoy", command=(*command, *options), group="edge", stop_within_s=2)
+    ports = f"{settings.mesh_port},{settings.frontend_port}"
+    return Program(
+        name="envoy",
+        command=(
+            *(sys.executable, "-m", "deploy.envoy.hand_over", str(prepared.sockets), ports),
+            *(str(prepared.envoy), "--config-path", str(file)),
+            *("--concurrency", str(ENVOY_THREADS), "--log-level", "warning"),
+        ),
+        group="edge",
+        stop_within_s=2,
+        environ=_python_path(),
+    )
 
 
 def _router_socket(prepared: Prepared) -> Path:
     return prepared.sockets / "router.sock"
+
+
+def _check_socket(prepared: Prepared) -> Path:
+    return prepared.sockets / "check.sock"
 
 
 def _tls(settings: Settings, service: str) -> str:

@@ -21,7 +21,11 @@ class Programs:
         self.control = Control(home / "run" / SOCKET)
 
     def process(self, name: str) -> psutil.Process:
-        return psutil.Process(self.control.states()[name].pid)
+        """Of Envoy the newest, and not the launcher that supervisord knows."""
+        process = psutil.Process(self.control.states()[name].pid)
+        if name == "envoy":
+            return max(process.children(), key=psutil.Process.create_time)
+        return process
 
     def kill(self, *names: str) -> None:
         """As `kill -9` does; supervisord starts them again by itself."""
