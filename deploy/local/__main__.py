@@ -1,6 +1,7 @@
 """`python -m deploy.local run`: the whole mesh on this machine, until Ctrl-C.
 
-`simulate` is the same mesh on the simulated engine, for tests and benchmarks.
+`simulate` is the same mesh on the simulated engine, for tests and benchmarks. `restart` restarts
+the programs of a mesh that runs, all or those that are named, and no request fails.
 """
 
 import os
@@ -12,6 +13,7 @@ from types import FrameType
 from deploy.local.engines import SIMULATED
 from deploy.local.preflight import CannotRun
 from deploy.local.readiness import ServiceFailed
+from deploy.local.restart import CannotRestart, restart
 from deploy.local.run import run
 from deploy.local.settings import Settings, asked_engine
 from deploy.local.supervision import SupervisorDied
@@ -20,20 +22,26 @@ from deploy.vllm.install import CannotInstall
 from evenflow.errors import EvenflowError
 from services.chassis.environ import EX_CONFIG, InvalidConfig
 
+COMMANDS = ("run", "simulate", "restart")
+USAGE = "usage: python -m deploy.local run | simulate | restart [PROGRAM...]"
+INTERRUPTED = 128 + signal.SIGINT  # as shells have it
 STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 FAILURES = (
-    *(CannotRun, CannotGetModel, CannotInstall, subprocess.CalledProcessError),
+    *(CannotRun, CannotRestart, CannotGetModel, CannotInstall, subprocess.CalledProcessError),
     *(ServiceFailed, SupervisorDied, EvenflowError),
 )
 
 
 def main(arguments: list[str]) -> int:
-    if arguments not in (["run"], ["simulate"]):
-        print("usage: python -m deploy.local run | simulate", file=sys.stderr)
+    command, *programs = arguments or [""]
+    if command not in COMMANDS or (programs and command != "restart"):
+        print(
+            "usage: python -m deploy.local run | simulate | restart [PROGRAM...]", file=sys.stderr
+        )
         return os.EX_USAGE
     try:
         settings = Settings.from_environ(os.environ)
-        engine = SIMULATED if arguments == ["simulate"] else asked_engine(os.environ)
+        engine = SIMULATED if command == "simulate" else asked_engine(os.environ)
     except InvalidConfig as error:
         print(f"evenflow: {error}", file=sys.stderr)
         return EX_CONFIG
@@ -41,9 +49,12 @@ def main(arguments: list[str]) -> int:
     for signum in STOPPING:
         signal.signal(signum, _interrupt)
     try:
-        run(settings, engine)
+        if command == "restart":
+            restart(settings, programs)
+        else:
+            run(settings, engine)
     except KeyboardInterrupt:
-        return 0
+        return INTERRUPTED if command == "restart" else 0
     except BrokenPipeError:  # whoever read our output has left
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0

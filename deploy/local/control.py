@@ -53,6 +53,12 @@ class Control:
         with self._rpc() as rpc:
             rpc.startProcess(full_name, False)
 
+    def signal(self, name: str, signal_name: str) -> None:
+        """`signal_name`: HUP, for example."""
+        full_name = self._full_name(name)
+        with self._rpc() as rpc:
+            rpc.signalProcess(full_name, signal_name)
+
     def _full_name(self, name: str) -> str:
         return f"{self.states()[name].group}:{name}"
 
