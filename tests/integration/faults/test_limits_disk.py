@@ -153,7 +153,7 @@ async def outlived(mesh: Mesh, small: Disk) -> None:
 def issued(home: Path) -> str:
     """What the command says when it can't write a certificate."""
     done = subprocess.run(
-        [sys.executable, "-c", COMMAND, "certs", "issue", "acme", "worker"],
+        [sys.executable, "-c", COMMAND, "certs", "issue", "acme"],
         env={**surroundings(home, *mesh_ports()), "COLUMNS": "200"},
         capture_output=True,
         text=True,
