@@ -91,3 +91,14 @@ def issue(
     """Issue a certificate for a tenant's workload, by the development authority."""
     with exits_cleanly():
         certs.issue_for(tenant, workload, home=home, folder=folder, days=days)
+
+
+@certs_app.command("revoke")
+def revoke(
+    certificate: Annotated[Path, typer.Argument(help="A cert.pem, or the folder that holds it.")],
+    *,
+    home: Home = DEFAULT_HOME,
+) -> None:
+    """Have a certificate refused on every new connection, before its end."""
+    with exits_cleanly():
+        certs.revoke_certificate(certificate, home=home)

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import grpc
 import pytest
+from cryptography import x509
 from typer.testing import CliRunner, Result
 
 from evenflow.certificates import make_authority
@@ -204,6 +205,45 @@ def test_certs_issue_takes_only_names_of_tenants(tenant: str, tmp_path: Path) ->
 
 def test_certs_issue_without_an_authority_says_who_makes_it(tmp_path: Path) -> None:
     result = evenflow("certs", "issue", "acme", home=tmp_path)
+
+    assert result.exit_code == os.EX_CONFIG
+    assert "`make run` makes it" in result.stderr
+
+
+def test_certs_revoke_puts_the_list_into_every_folder(tmp_path: Path) -> None:
+    make_authority(tmp_path / "ca")
+    for tenant in ("acme", "globex"):
+        evenflow("certs", "issue", tenant, home=tmp_path)
+    acme, globex = (tmp_path / "certs/tenants" / tenant / "web" for tenant in ("acme", "globex"))
+
+    results = [evenflow("certs", "revoke", str(acme), home=tmp_path) for _ in range(2)]
+
+    certificate = x509.load_pem_x509_certificate((acme / "cert.pem").read_bytes())
+    assert [each.exit_code for each in results] == [0, 0]
+    assert "spiffe://evenflow.local/tenant/acme/web" in results[0].stdout
+    for folder in (acme, globex):
+        (revoked,) = x509.load_pem_x509_crl((folder / "crl.pem").read_bytes())
+        assert revoked.serial_number == certificate.serial_number
+        assert (folder / "key.pem").exists()
+
+
+@pytest.mark.parametrize("certificate", ["nowhere", "text"])
+def test_certs_revoke_takes_only_a_certificate(certificate: str, tmp_path: Path) -> None:
+    make_authority(tmp_path / "ca")
+    (tmp_path / "text").write_text("half a certificate")
+
+    result = evenflow("certs", "revoke", str(tmp_path / certificate), home=tmp_path)
+
+    assert result.exit_code == os.EX_CONFIG
+    assert certificate in result.stderr
+
+
+def test_certs_revoke_without_an_authority_says_who_makes_it(tmp_path: Path) -> None:
+    make_authority(tmp_path / "ca")
+    evenflow("certs", "issue", "acme", home=tmp_path)
+    shutil.rmtree(tmp_path / "ca")
+
+    result = evenflow("certs", "revoke", str(tmp_path / "certs/tenants/acme/web"), home=tmp_path)
 
     assert result.exit_code == os.EX_CONFIG
     assert "`make run` makes it" in result.stderr
