@@ -9,12 +9,26 @@ from typing import Any
 
 ROUTER = "router"  # the cluster that every resource which calls the router names
 CHECK = "check"  # the cluster of its other socket, for the one question about each request
+OPEN_FILES = 65_536
 MAX_CONNECTIONS = 20_000  # of clients; above it Envoy refuses rather than run out of memory
+# Of half its files; another quarter is for asking the router, which has one question at a time on
+# each connection. Questions beyond that wait in Envoy.
+MAX_CHECK_CONNECTIONS = 4_096
 UNLIMITED = 1_000_000  # a held Check is no overload: the router's own queue has the limits
 
 
-def bootstrap(*, node: str, router_socket: Path, check_socket: Path, admin_socket: Path) -> str:
-    """Envoy's start-up configuration, as JSON. `node` names this Envoy in the router's logs."""
+def bootstrap(
+    *,
+    node: str,
+    router_socket: Path,
+    check_socket: Path,
+    admin_socket: Path,
+    open_files: int = OPEN_FILES,
+) -> str:
+    """Envoy's start-up configuration, as JSON. `node` names this Envoy in the router's logs;
+    `open_files` is how many Envoy, and the router, may have.
+    """
+    checks = min(MAX_CHECK_CONNECTIONS, open_files // 4)
     # Without a router an Envoy that takes over waits for its configuration, while the one before it
     # serves on; after Envoy's default of 15 s it would take over with no listener at all.
     ads = {"ads": {}, "resource_api_version": "V3", "initial_fetch_timeout": "0s"}
@@ -22,7 +36,9 @@ def bootstrap(*, node: str, router_socket: Path, check_socket: Path, admin_socke
         {
             "node": {"id": node, "cluster": "evenflow"},
             "admin": {"address": {"pipe": {"path": str(admin_socket), "mode": 0o600}}},
-            "static_resources": {"clusters": [_router(router_socket), _check(check_socket)]},
+            "static_resources": {
+                "clusters": [_router(router_socket), _check(check_socket, checks)]
+            },
             "dynamic_resources": {
                 "ads_config": {
                     "api_type": "GRPC",
@@ -34,7 +50,7 @@ def bootstrap(*, node: str, router_socket: Path, check_socket: Path, admin_socke
                 "cds_config": ads,
                 "lds_config": ads,
             },
-            "overload_manager": _overload(),
+            "overload_manager": _overload(min(MAX_CONNECTIONS, open_files // 2)),
             "layered_runtime": {
                 "layers": [{"name": "static", "static_layer": {_SPANS_EVERY_MS: 1000}}]
             },
@@ -75,10 +91,10 @@ def _router(socket: Path) -> dict[str, Any]:
     }
 
 
-def _check(socket: Path) -> dict[str, Any]:
+def _check(socket: Path, connections: int) -> dict[str, Any]:
     address = {"address": {"pipe": {"path": str(socket)}}}
     most = {
-        "max_connections": UNLIMITED,
+        "max_connections": connections,
         "max_requests": UNLIMITED,
         "max_pending_requests": UNLIMITED,
         "max_retries": UNLIMITED,
@@ -97,7 +113,7 @@ def _check(socket: Path) -> dict[str, Any]:
     }
 
 
-def _overload() -> dict[str, Any]:
+def _overload(connections: int) -> dict[str, Any]:
     monitor = "downstream_connections.v3.DownstreamConnectionsConfig"
     return {
         "resource_monitors": [
@@ -105,7 +121,7 @@ def _overload() -> dict[str, Any]:
                 "name": "envoy.resource_monitors.global_downstream_max_connections",
                 "typed_config": {
                     "@type": f"{_TYPE}.resource_monitors.{monitor}",
-                    "max_active_downstream_connections": MAX_CONNECTIONS,
+                    "max_active_downstream_connections": connections,
                 },
             }
         ]

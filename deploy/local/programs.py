@@ -4,6 +4,7 @@ Each service's own page (services/*/config.py) says what its variables mean.
 """
 
 import os
+import resource
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -124,6 +125,7 @@ def _envoy(settings: Settings, prepared: Prepared) -> Program:
             router_socket=_router_socket(prepared),
             check_socket=_check_socket(prepared),
             admin_socket=prepared.sockets / ADMIN,
+            open_files=resource.getrlimit(resource.RLIMIT_NOFILE)[0],
         )
     )
     ports = f"{settings.mesh_port},{settings.frontend_port}"
