@@ -33,6 +33,7 @@ from services.router.inbound.check import Mesh
 from services.router.inbound.check_socket import CheckSocket
 from services.router.inbound.discovery import Discovery
 from services.router.inbound.publishing import Publisher
+from services.router.outbound.endpoint_states import GrpcEndpointStates, counts
 from services.router.outbound.policy import GrpcPolicy, PolicyFollower
 from services.router.outbound.records import GrpcTelemetry, RecordBuffer
 from services.router.outbound.runtimes import GrpcRuntime, RuntimeFollower
@@ -145,6 +146,8 @@ def _followers(config: Config, parts: _Parts) -> Iterator[Coroutine[Any, Any, No
     if config.telemetry is not None:
         telemetry = GrpcTelemetry(config.telemetry.text, tls)
         yield keep(lambda: telemetry.report(parts.records.batches()), what="telemetry")
+        states = GrpcEndpointStates(config.telemetry.text, tls)
+        yield keep(lambda: states.report(counts(mesh.endpoints)), what="telemetry's endpoints")
     yield parts.publisher.follow_certificate()
     yield _sweep(mesh.requests, clock)
 

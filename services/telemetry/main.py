@@ -13,6 +13,7 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2_grpc import (
     add_TraceServiceServicer_to_server,
 )
 
+from evenflow.telemetry.v1.endpoint_service_pb2_grpc import add_EndpointServiceServicer_to_server
 from evenflow.telemetry.v1.record_service_pb2_grpc import add_RecordServiceServicer_to_server
 from services.chassis import lifecycle, logs, traces
 from services.chassis.callers import AllowedCallers
@@ -23,7 +24,8 @@ from services.telemetry.config import Config
 from services.telemetry.core.aggregates import Aggregates
 from services.telemetry.core.labels import Labels
 from services.telemetry.core.records import Observation
-from services.telemetry.inbound import records, spans
+from services.telemetry.inbound import endpoints, records, spans
+from services.telemetry.inbound.endpoints import EndpointServicer
 from services.telemetry.inbound.exposition import OPERATION, PROVIDER, MeshCollector, rendering
 from services.telemetry.inbound.metrics_page import MetricsPage
 from services.telemetry.inbound.records import RecordServicer
@@ -35,6 +37,7 @@ from services.telemetry.outbound.otlp_metrics import OtlpMetrics, periodic_reade
 SLOTS = 5  # of the window; it covers 80 to 100 % of what was asked for
 CALLERS: AllowedCallers = {
     f"/{records.SERVICE}/": frozenset({"router"}),
+    f"/{endpoints.SERVICE}/": frozenset({"router"}),
     f"/{spans.SERVICE}/": frozenset(
         {"gateway", "router", "runtime", "policy", "telemetry", "operator"}
     ),
@@ -75,6 +78,7 @@ async def serve(config: Config) -> None:
         await lifecycle.stop_signal()
         page.close()
         parts.records.close()
+        parts.endpoints.close()
         await lifecycle.drain(parts.server, drain_s=config.drain_s)
         forwarding.cancel()
     await asyncio.to_thread(tracing.stop)
@@ -97,6 +101,7 @@ class Parts:
     server: Server
     page: MetricsPage
     records: RecordServicer
+    endpoints: EndpointServicer
     forwarding: Forwarding | None
 
     async def forward(self) -> None:
@@ -126,13 +131,17 @@ def build(config: Config) -> Parts:
             forwarding.metrics.record(seen, named)
 
     record_servicer, trace_servicer = RecordServicer(take), TraceServicer(sink)
+    endpoint_servicer = EndpointServicer()
     collector = MeshCollector(
-        aggregates, clock=clock, own=partial(_own, record_servicer, trace_servicer, sink)
+        aggregates,
+        clock=clock,
+        own=partial(_own, record_servicer, trace_servicer, sink),
+        endpoints=endpoint_servicer.counts,
     )
     trust_domain = certificate_trust_domain(tls.certificate.read_bytes())
     page = MetricsPage(rendering(collector), trust_domain=trust_domain)
-    server = build_server(tls, record_servicer, trace_servicer)
-    return Parts(server, page, record_servicer, forwarding)
+    server = build_server(tls, record_servicer, trace_servicer, endpoint_servicer)
+    return Parts(server, page, record_servicer, endpoint_servicer, forwarding)
 
 
 def _aggregates(config: Config) -> Aggregates:
@@ -156,10 +165,16 @@ def _forwarding(config: Config, tls: TlsFiles) -> Forwarding | None:
     return Forwarding(collector, forwarder, metrics)
 
 
-def build_server(tls: TlsFiles, taken: RecordServicer, received: TraceServicer) -> Server:
+def build_server(
+    tls: TlsFiles, taken: RecordServicer, received: TraceServicer, followed: EndpointServicer
+) -> Server:
     server = grpc_server(
-        errors={}, callers=CALLERS, tls=tls, services=[records.SERVICE, spans.SERVICE]
+        errors={},
+        callers=CALLERS,
+        tls=tls,
+        services=[records.SERVICE, endpoints.SERVICE, spans.SERVICE],
     )
+    add_EndpointServiceServicer_to_server(followed, server.grpc)
     add_RecordServiceServicer_to_server(taken, server.grpc)
     add_TraceServiceServicer_to_server(received, server.grpc)  # type: ignore[no-untyped-call] # generated
     return server

@@ -23,6 +23,17 @@ class Readiness(Enum):
     FAILED = "failed"
 
 
+class Standing(Enum):
+    """What an endpoint is to new requests; of several that hold, the first here."""
+
+    UNREACHABLE = "unreachable"
+    DRAINING = "draining"
+    STALLED = "stalled"
+    READY = "ready"
+    LOADING = "loading"
+    FAILED = "failed"
+
+
 @dataclass(frozen=True, slots=True)
 class ModelState:
     model: str
@@ -79,6 +90,19 @@ class Endpoint:
     def ready(self) -> bool:
         """New requests may go there."""
         return self.reachable and not self.draining and not self.stalled and any(self.serving())
+
+    @property
+    def standing(self) -> Standing:
+        if self.state is None or not self.reachable:
+            return Standing.UNREACHABLE
+        if self.draining:
+            return Standing.DRAINING
+        if self.stalled:
+            return Standing.STALLED
+        readiness = {each.readiness for each in self.state.models}
+        if Readiness.READY in readiness:
+            return Standing.READY
+        return Standing.FAILED if readiness == {Readiness.FAILED} else Standing.LOADING
 
     def serving(self) -> Iterable[ModelState]:
         return self.state.serving() if self.state else ()

@@ -4,7 +4,7 @@
 """
 
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 
 from prometheus_client import CollectorRegistry
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
@@ -58,7 +58,10 @@ def rendering(collector: Collector) -> Callable[[str], tuple[bytes, str]]:
 
 
 class MeshCollector(Collector):
-    """`own` counts what the service itself did: name, what it means, value."""
+    """`own` counts what the service itself did: name, what it means, value.
+
+    `endpoints` gives their number in each state; empty while no router says.
+    """
 
     def __init__(
         self,
@@ -66,10 +69,12 @@ class MeshCollector(Collector):
         *,
         clock: Callable[[], float],
         own: Callable[[], Iterable[tuple[str, str, float]]],
+        endpoints: Callable[[], Mapping[str, int]],
     ) -> None:
         self._aggregates = aggregates
         self._clock = clock
         self._own = own
+        self._endpoints = endpoints
 
     def collect(self) -> Iterator[Metric]:
         now_s = self._clock()
@@ -77,6 +82,7 @@ class MeshCollector(Collector):
             yield self._summary(name, meaning, window_of, now_s)
         yield from self._counters()
         yield from self._histograms()
+        yield self._endpoint_states()
         yield GaugeMetricFamily(
             "evenflow_telemetry_series",
             "Sets of model, tenant and workload class that are counted apart.",
@@ -123,6 +129,16 @@ class MeshCollector(Collector):
                 tokens.add_metric((*series, kind), count)
             attempts.add_metric(series, totals.attempts)
         return iter((requests, tokens, attempts))
+
+    def _endpoint_states(self) -> Metric:
+        family = GaugeMetricFamily(
+            "evenflow_endpoints",
+            "Endpoints in each state, as routers see them; none while no router says.",
+            labels=("state",),
+        )
+        for state, number in self._endpoints().items():
+            family.add_metric((state,), number)
+        return family
 
     def _histograms(self) -> Iterator[Metric]:
         first = HistogramMetricFamily(

@@ -4,6 +4,8 @@ from services.router.core.endpoints import (
     STALLED_AFTER_S,
     Endpoints,
     Readiness,
+    RuntimeState,
+    Standing,
     UnknownEndpoint,
 )
 from services.router.core.models import Catalogue, ModelNotFound
@@ -60,6 +62,29 @@ def test_a_long_step_is_no_hang() -> None:
     known.saw(A, state(without_progress_s=STALLED_AFTER_S / 2))
 
     assert known.in_service() == (A,)
+
+
+@pytest.mark.parametrize(
+    ("said", "standing"),
+    [
+        (state(), Standing.READY),
+        (state(draining=True, without_progress_s=STALLED_AFTER_S), Standing.DRAINING),
+        (state(without_progress_s=STALLED_AFTER_S), Standing.STALLED),
+        (state(model(readiness=Readiness.LOADING)), Standing.LOADING),
+        (state(model(readiness=Readiness.FAILED)), Standing.FAILED),
+        (state(model(readiness=Readiness.FAILED), model(version="2")), Standing.READY),
+    ],
+)
+def test_an_endpoint_stands_as_it_says(said: RuntimeState, standing: Standing) -> None:
+    known = Endpoints([A])
+    assert known.get(A).standing is Standing.UNREACHABLE
+
+    known.saw(A, said)
+    assert known.get(A).standing is standing
+    assert known.get(A).ready == (standing is Standing.READY)
+
+    known.lost(A)
+    assert known.get(A).standing is Standing.UNREACHABLE
 
 
 def test_the_first_state_is_no_restart() -> None:

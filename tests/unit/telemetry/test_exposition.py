@@ -18,7 +18,10 @@ GEN_AI = {
 
 def page_of(counted: Aggregates, *, now_s: float = 0.0, accept: str = "") -> str:
     collector = MeshCollector(
-        counted, clock=lambda: now_s, own=lambda: [("evenflow_telemetry_records", "Taken.", 7)]
+        counted,
+        clock=lambda: now_s,
+        own=lambda: [("evenflow_telemetry_records", "Taken.", 7)],
+        endpoints=lambda: {"ready": 2, "stalled": 0},
     )
     page, _ = rendering(collector)(accept)
     return page.decode()
@@ -119,3 +122,8 @@ def test_a_record_costs_less_than_a_fifth_of_a_millisecond() -> None:
         took_s.append((time.thread_time() - began_s) / 1000)
 
     assert min(took_s) < 0.0002
+
+
+def test_endpoints_are_counted_by_state() -> None:
+    assert value(aggregates(), "evenflow_endpoints", state="ready") == 2
+    assert value(aggregates(), "evenflow_endpoints", state="stalled") == 0
