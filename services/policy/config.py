@@ -17,7 +17,7 @@ class Config:
         environ.text, help="trust domain that every SPIFFE ID in the file must be of"
     )
     tls: Path = setting(
-        environ.path, help="folder with cert.pem, key.pem and ca.pem; followed as they rotate"
+        environ.path, help="folder with cert.pem, key.pem, ca.pem and, if any, crl.pem; followed"
     )
     heartbeat_s: float = setting(
         environ.positive,

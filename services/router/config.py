@@ -45,7 +45,7 @@ class Config:
         help="telemetry's host:port, for records and spans; unset, neither is sent",
     )
     tls: Path = setting(
-        environ.path, help="the router's folder with cert.pem, key.pem and ca.pem; followed"
+        environ.path, help="the router's folder with cert.pem, key.pem, ca.pem and, if any, crl.pem"
     )
     gateway_tls: Path = setting(
         environ.path, help="the gateway's folder, likewise: Envoy gets it from the router"

@@ -24,7 +24,7 @@ class Config:
         help="host:port to show to callers as the one that answered; unset, where it listens",
     )
     tls: Path = setting(
-        environ.path, help="folder with cert.pem, key.pem and ca.pem; followed as they rotate"
+        environ.path, help="folder with cert.pem, key.pem, ca.pem and, if any, crl.pem; followed"
     )
     model: str = setting(
         environ.text, default="simulated", help="the model's name, as callers ask for it"

@@ -23,7 +23,7 @@ class Config:
         environ.address, help="where Prometheus reads /metrics, HTTPS with a client certificate"
     )
     tls: Path = setting(
-        environ.path, help="folder with cert.pem, key.pem and ca.pem; followed as they rotate"
+        environ.path, help="folder with cert.pem, key.pem, ca.pem and, if any, crl.pem; followed"
     )
     window_s: float = setting(
         environ.positive, default=300.0, help="quantiles cover the last so many seconds"
