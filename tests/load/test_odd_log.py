@@ -14,16 +14,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
+import httpx
 from envoy.service.accesslog.v3.als_pb2_grpc import AccessLogServiceStub
-from envoy.service.auth.v3.external_auth_pb2_grpc import AuthorizationStub
 
 from evenflow.router.v1 import router_service_pb2 as pb
 from evenflow.router.v1.router_service_pb2_grpc import RouterServiceStub
 from services.chassis.identity import channel
+from services.router.inbound.asked import PEER_HEADER
 from tests import processes
 from tests.unit.router.test_process import Peers, ready
 from tests.unit.router.test_servers import logged
-from tests.unit.router.values import check_request
+from tests.unit.router.values import GENERATE, WEB, generate
 
 REQUESTS = 200
 TIMES = 3  # that each end is said
@@ -36,14 +37,15 @@ class Envoy:
     """What Envoy can do to a router, and what an operator sees of it."""
 
     peers: Peers
-    check: Any
+    check: httpx.AsyncClient
     log: Any
     operator: Any
 
-    async def admit(self, ids: Sequence[str], **headers: str) -> None:
+    async def admit(self, ids: Sequence[str], *, deadline: str = "1M") -> None:
         for each in ids:
-            answer = await self.check(check_request(x_request_id=each, **headers))
-            assert answer.status.code == 0
+            headers = {"x-request-id": each, PEER_HEADER: WEB, "grpc-timeout": deadline}
+            answer = await self.check.post(GENERATE, headers=headers, content=generate())
+            assert answer.status_code == 200
 
     async def say(self, ids: Sequence[str]) -> None:
         """Returns when the router has read it all."""
@@ -67,19 +69,21 @@ class Envoy:
 @asynccontextmanager
 async def beside_a_router(folder: Path) -> AsyncIterator[Envoy]:
     peers = Peers(folder)
+    socket = str(folder / "run" / "check.sock")
+    asking = httpx.AsyncHTTPTransport(uds=socket)
     async with (
         peers.serving() as environ,
-        processes.service("services.router", environ) as process,
+        processes.service("services.router", {**environ, "ROUTER_CHECK_SOCKET": socket}) as process,
     ):
         me = peers.identities.service("operator")
         await processes.serving(peers.operator, me, server="router")
         async with (
             channel(peers.operator, me, server="router") as calls,
             channel(peers.socket, cast(Any, None), server="router") as sidecar,
+            httpx.AsyncClient(transport=asking, base_url="http://router") as check,
         ):
             operator = RouterServiceStub(calls)
             await ready(operator)
-            check = AuthorizationStub(sidecar).Check
             yield Envoy(peers, check, AccessLogServiceStub(sidecar).StreamAccessLogs, operator)
         process.terminate()
         assert await process.wait() == 0
@@ -120,7 +124,7 @@ def test_ends_that_come_after_the_deadline_free_nothing_of_others(tmp_path: Path
     fresh = [f"fresh{number}" for number in range(REQUESTS // 2)]
 
     async def scenario(envoy: Envoy) -> None:
-        await envoy.admit(late, grpc_timeout="500m")
+        await envoy.admit(late, deadline="500m")
         await envoy.until_nothing_is_held()  # their deadline and the grace after it have passed
         await envoy.admit(fresh)
         held = await envoy.held()

@@ -56,7 +56,8 @@ def read_to_the_end(client: socket.socket) -> None:
 
 def frames_until(client: socket.socket, kind: int, stream: int) -> list[tuple[int, int, bytes]]:
     """Kind, flags and payload of each frame of a stream, to the first of that kind."""
-    inbox, found = Inbox(), []
+    inbox = Inbox()
+    found: list[tuple[int, int, bytes]] = []
     while not any(each[0] == kind for each in found):
         received = client.recv(65_536)
         assert received, "Envoy closed the connection"
