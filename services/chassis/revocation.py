@@ -71,7 +71,7 @@ class Revocations:
         try:
             self._revoked = _read(self._file)
         except OSError as error:
-            _log.warning("revocations.unreadable", file=str(self._file), problem=str(error))
+            _log.warning("revocations.unreadable", problem=str(error))
         else:
             _log.info("revocations.read", file=str(self._file), revoked=len(self._revoked))
 
@@ -100,6 +100,8 @@ def _read(file: Path) -> frozenset[_Identity]:
         return revoked_in(file.read_bytes())
     except FileNotFoundError:
         return frozenset()
+    except UnreadableRevocations as error:
+        raise UnreadableRevocations(f"{file}: {error}") from error
 
 
 def _stamp(file: Path) -> tuple[int, int] | None:

@@ -143,10 +143,10 @@ def test_a_list_that_has_ended_still_counts(following: Following, tmp_path: Path
     assert following.a_second_later().names(web)
 
 
-def test_what_is_no_list_is_no_file_to_start_with(tmp_path: Path) -> None:
+def test_a_server_does_not_start_with_what_is_no_list(tmp_path: Path) -> None:
     (tmp_path / "crl.pem").write_bytes(b"")
 
-    with pytest.raises(UnreadableRevocations, match="expected one or more lists"):
+    with pytest.raises(UnreadableRevocations, match=r"crl\.pem: expected one or more lists"):
         Revocations(tmp_path / "crl.pem")
 
 
