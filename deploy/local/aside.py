@@ -85,8 +85,11 @@ def surroundings(home: Path, ports: Ports, runtime_ports: tuple[int, ...]) -> di
 
 
 @contextmanager
-def aside(command: str, environ: Mapping[str, str]) -> Iterator[Aside]:
+def aside(
+    command: str, environ: Mapping[str, str], *, open_files: int | None = None
+) -> Iterator[Aside]:
     """Ready inside; ends by Ctrl-C, as a person would. `command`: of `python -m deploy.local`.
+    `open_files`: how many each program may have at most; None, as many as we.
 
     Raises:
         DidNotStart: it is not ready in time.
@@ -94,7 +97,7 @@ def aside(command: str, environ: Mapping[str, str]) -> Iterator[Aside]:
     home = Path(tempfile.mkdtemp(prefix="evf-"))  # short, for unix sockets
     ports, runtime_ports = mesh_ports()
     with subprocess.Popen(  # noqa: S603 - our own command
-        [sys.executable, "-m", "deploy.local", command],
+        [*_limited(open_files), sys.executable, "-m", "deploy.local", command],
         cwd=ROOT,
         env=surroundings(home, ports, runtime_ports) | dict(environ),
         stdout=subprocess.PIPE,
@@ -114,6 +117,12 @@ def aside(command: str, environ: Mapping[str, str]) -> Iterator[Aside]:
             process.wait(STOPPED_WITHIN_S)
             reader.join()
             shutil.rmtree(home)
+
+
+def _limited(open_files: int | None) -> list[str]:
+    if open_files is None:
+        return []
+    return ["sh", "-c", f'ulimit -n {open_files} && exec "$@"', "sh"]
 
 
 def _read(made: Aside) -> None:
