@@ -131,14 +131,15 @@ def _overload(connections: int) -> dict[str, Any]:
 # A router that holds a request answers pings, one that is frozen does not: its callers are refused
 # within 2 s, and not when the longest wait in its queue would be over.
 _PINGS = {"interval": "1s", "timeout": "1s", "interval_jitter": {"value": 0}}
-# A router that does not answer for 10 s, dead, frozen or with a loop that hangs, is not waited for:
-# its callers are refused at once, until it answers again.
+# A router that has been dead for 10 s, or frozen or with a loop that hangs for 20 s, is not waited
+# for: its callers are refused at once, until it answers again. After a failed question Envoy asks
+# at the unhealthy interval, whatever the threshold; 10 of them were over before a restart was.
 _ASKED_FOR_ITS_HEALTH = {
-    "timeout": "1s",
+    "timeout": "0.25s",
     "interval": "1s",
     "no_traffic_interval": "1s",
     "unhealthy_interval": "0.25s",
-    "unhealthy_threshold": 10,
+    "unhealthy_threshold": 40,
     "healthy_threshold": 1,
     "http_health_check": {"path": "/health"},
 }
