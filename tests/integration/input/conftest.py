@@ -5,7 +5,7 @@ import pytest
 from tests.integration.input.health import Health
 from tests.integration.whole.mesh import Mesh, running
 
-IDLE_S = 5.0  # an idle connection is closed after it; 300 by default
+IDLE_S = 13.0  # an idle connection is closed after it; 300 by default. After every other limit
 ENVIRON = {
     "ROUTER_IDLE_CONNECTION_S": str(IDLE_S),
     "RUNTIME_SIMULATED_STEP_S": "0.001",

@@ -11,8 +11,10 @@ from contextlib import ExitStack
 
 import pytest
 
+from benchmarks.frames import DATA, END_HEADERS, HEADERS, frame
 from tests.integration.input.conftest import IDLE_S
 from tests.integration.input.health import SPARE_BYTES, Health
+from tests.integration.input.http2 import DOORS, connection, frames_until, headers_of
 from tests.integration.input.raw import connected, posted, read, request
 from tests.integration.input.test_json import REST
 from tests.integration.whole.mesh import Mesh
@@ -20,6 +22,8 @@ from tests.integration.whole.mesh import Mesh
 BODY = b"{" + REST
 SILENT = 1000
 DEAF = 12
+HANDSHAKE_S = 10.0
+BODY_S = 60.0
 LONG = {
     "model": "simulated",
     "stream": True,
@@ -59,9 +63,11 @@ def test_a_handshake_that_does_not_come_is_not_waited_for(mesh: Mesh, clients: E
     port = mesh.single_ports.mesh
     client = clients.enter_context(socket.create_connection(("127.0.0.1", port), timeout=20))
     client.sendall(b"\x16\x03\x01")
+    began_s = time.monotonic()
 
     with contextlib.suppress(ConnectionError):
         assert client.recv(1) == b""
+    assert HANDSHAKE_S - 1 < time.monotonic() - began_s < IDLE_S - 1
 
 
 def test_headers_that_do_not_end_are_not_waited_for(mesh: Mesh, clients: ExitStack) -> None:
@@ -69,6 +75,31 @@ def test_headers_that_do_not_end_are_not_waited_for(mesh: Mesh, clients: ExitSta
     client.sendall(b"POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\nh")
 
     assert read(client).status == 408  # after 10 s
+
+
+def test_bodies_that_come_a_byte_at_a_time_are_not_waited_for_in_all(
+    mesh: Mesh, clients: ExitStack
+) -> None:
+    """Each byte comes soon, so no idle limit ends them."""
+    dribble = b" " * 1_000 + BODY
+    front_end = clients.enter_context(connected(mesh))
+    front_end.sendall(request(mesh, dribble)[: -len(dribble)])
+    over_http2 = [clients.enter_context(connection(mesh, door)) for door in DOORS]
+    for client in over_http2:
+        client.sendall(frame(HEADERS, END_HEADERS, 1, headers_of(mesh)))
+    began_s = time.monotonic()
+    tick = threading.Event()
+    for byte in dribble[: round(BODY_S) - 2]:
+        front_end.sendall(bytes([byte]))
+        for client in over_http2:
+            client.sendall(frame(DATA, 0, 1, b"\0"))
+        tick.wait(1.0)
+
+    answer = read(front_end)
+    for client in over_http2:
+        frames_until(client, HEADERS, 1)
+    assert BODY_S - 1 < time.monotonic() - began_s < BODY_S + 5
+    assert (answer.status, answer.error["code"]) == (408, "BODY_TOO_SLOW")
 
 
 def test_clients_that_never_read_cost_little_and_hold_up_nobody(
