@@ -1,23 +1,33 @@
-"""Every program but Envoy is restarted, one after the other, under load: no request fails."""
+"""Every program is restarted, one after the other, under load: no request fails.
+
+By the command that an operator has for it. Envoy's turn is looked at alone, too: it hands its doors
+to the next one and lives until its streams have ended.
+"""
 
 import asyncio
+import subprocess
+import sys
 from collections.abc import Iterator
 
-import grpc
+import psutil
 import pytest
 
+from deploy.envoy.admin import running as running_envoy
+from deploy.envoy.hand_over import ADMIN
+from deploy.local.aside import surroundings
 from evenflow.home import service_folder
-from evenflow.router.v1 import router_service_pb2 as pb
-from evenflow.router.v1.router_service_pb2_grpc import RouterServiceStub
-from evenflow.runtime.v1.runtime_service_pb2 import WatchStateRequest
-from services.chassis.identity import TlsFiles, channel
+from services.chassis.identity import TlsFiles
+from tests.integration.faults.callers import Asked, asking
+from tests.integration.faults.operator import operator
 from tests.integration.faults.streams import Load, Stream
-from tests.integration.whole.mesh import Mesh, running
-from tests.integration.whole.programs import Programs
+from tests.integration.whole.mesh import ROOT, Mesh, running
+from tests.integration.whole.programs import Programs, until
 
 STREAMS = 8
 TOKENS = 75  # 1.5 s: longer than a program may take to end, so only draining saves them
+LONG_TOKENS = 400  # 8 s: longer than Envoy's restart
 WITHIN_S = 20.0
+ALL_WITHIN_S = 120.0
 
 
 @pytest.fixture(scope="module")
@@ -27,61 +37,120 @@ def mesh() -> Iterator[Mesh]:
         yield started
 
 
-async def endpoint(mesh: Mesh, address: str) -> pb.Endpoint | None:
-    """As the router sees it; None while it does not answer."""
+def restart(mesh: Mesh, *names: str) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "deploy.local", "restart", *names],
+        cwd=ROOT,
+        env=surroundings(mesh.home, mesh.single_ports, mesh.runtime_ports),
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=ALL_WITHIN_S,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def load(mesh: Mesh, tokens: int = TOKENS) -> Load:
+    return Load(mesh.address, mesh.tenant("acme"), mesh.model, tokens=tokens)
+
+
+def failures(streams: list[Stream], asked: dict[str, Asked]) -> list[object]:
+    others = [failure for each in asked.values() for failure in each.failures]
+    return [*(each.error for each in streams if each.error is not None), *others]
+
+
+async def until_idle(mesh: Mesh) -> None:
     tls = TlsFiles.in_folder(service_folder(mesh.home, "operator"))
-    router = f"127.0.0.1:{mesh.ports('router')[0]}"
-    async with channel(router, tls, server="router") as calls:
-        try:
-            seen: pb.ListEndpointsResponse = await RouterServiceStub(calls).ListEndpoints(
-                pb.ListEndpointsRequest(), timeout=5
-            )
-        except grpc.aio.AioRpcError:
-            return None
-    return next((each for each in seen.endpoints if each.address == address), None)
+    async with operator(f"127.0.0.1:{mesh.ports('router')[0]}", tls) as router:
+        await router.until_idle(within_s=WITHIN_S)
 
 
-async def drain(mesh: Mesh, address: str) -> None:
-    """Returns when nothing runs there any more, and nothing new can."""
-    tls = TlsFiles.in_folder(service_folder(mesh.home, "operator"))
-    router = f"127.0.0.1:{mesh.ports('router')[0]}"
-    async with channel(router, tls, server="router") as calls:
-        await RouterServiceStub(calls).DrainEndpoint(
-            pb.DrainEndpointRequest(address=address), timeout=5
-        )
-    async with asyncio.timeout(WITHIN_S), mesh.runtime_stubs() as stubs:
-        async for state in stubs[address].WatchState(WatchStateRequest()):
-            if state.draining and not state.running and not state.waiting:
-                return
+def envoys(mesh: Mesh) -> list[psutil.Process]:
+    """Oldest first."""
+    launcher = psutil.Process(Programs(mesh.home).control.states()["envoy"].pid)
+    return sorted(launcher.children(), key=psutil.Process.create_time)
 
 
-async def restart(mesh: Mesh, name: str) -> None:
-    programs = Programs(mesh.home)
-    await asyncio.to_thread(programs.control.stop, name)
-    await asyncio.to_thread(programs.control.start, name)
-
-
-async def ready(mesh: Mesh, address: str) -> None:
-    async with asyncio.timeout(WITHIN_S):
-        while not ((seen := await endpoint(mesh, address)) and seen.ready):  # noqa: ASYNC110 - it can only be asked
-            await asyncio.sleep(0.1)
+def the_envoy(mesh: Mesh) -> psutil.Process:
+    """Once there is only one."""
+    until(lambda: len(envoys(mesh)) == 1)
+    return envoys(mesh)[0]
 
 
 def test_no_request_fails_while_everything_is_restarted(mesh: Mesh) -> None:
-    async def run() -> list[Stream]:
+    async def run() -> tuple[list[Stream], dict[str, Asked]]:
+        steady = load(mesh)
+        async with asking(mesh, tokens=TOKENS) as others, steady.running(STREAMS):
+            await steady.until_streaming(STREAMS, within_s=WITHIN_S)
+            await asyncio.to_thread(restart, mesh)
+            restarted_s = asyncio.get_running_loop().time()
+            await steady.answered(since_s=restarted_s, within_s=WITHIN_S)
+        await until_idle(mesh)
+        return steady.streams, others
+
+    before = {name: state.pid for name, state in Programs(mesh.home).control.states().items()}
+    streams, others = asyncio.run(run())
+
+    assert failures(streams, others) == []
+    assert all(each.answered > 0 for each in others.values())
+    after = {name: state.pid for name, state in Programs(mesh.home).control.states().items()}
+    assert {name for name in before if before[name] == after[name]} == {"envoy"}  # its launcher
+    seen = running_envoy(mesh.home / "run" / ADMIN)
+    assert seen is not None
+    assert (seen.epoch, seen.live) == (1, True)
+
+
+def test_envoy_lives_until_its_streams_have_ended(mesh: Mesh) -> None:
+    async def run() -> tuple[list[Stream], dict[str, Asked], float]:
         clock = asyncio.get_running_loop().time
-        load = Load(mesh.address, mesh.tenant("acme"), mesh.model, tokens=TOKENS)
-        async with load.running(STREAMS):
-            await load.until_streaming(STREAMS, within_s=WITHIN_S)
-            for at, address in enumerate(mesh.runtimes, start=1):
-                await drain(mesh, address)
-                await restart(mesh, f"runtime-{at}")
-                await ready(mesh, address)
-            for name in ("policy", "telemetry", "router"):
-                await restart(mesh, name)
-                await load.answered(since_s=clock(), within_s=WITHIN_S)
-        return load.streams
+        long, steady = load(mesh, LONG_TOKENS), load(mesh)
+        old = await asyncio.to_thread(the_envoy, mesh)
+        async with asking(mesh, tokens=TOKENS) as others, long.running(STREAMS):
+            await long.until_streaming(STREAMS, within_s=WITHIN_S)
+            long.stop()
+            async with steady.running(STREAMS):
+                await asyncio.to_thread(restart, mesh, "envoy")
+                restarted_s = clock()
+                await steady.answered(since_s=restarted_s, within_s=WITHIN_S)
+                assert old.is_running()
+        await asyncio.to_thread(old.wait, WITHIN_S)
+        await until_idle(mesh)
+        assert min(each.ended_s or 0.0 for each in long.streams) > restarted_s
+        return long.streams + steady.streams, others, restarted_s
 
-    streams = asyncio.run(run())
+    streams, others, restarted_s = asyncio.run(run())
 
-    assert [each.error for each in streams if each.error is not None] == []
+    assert failures(streams, others) == []
+    assert sum(each.begun_s > restarted_s for each in streams) >= STREAMS
+    assert others["openai"].told_to_close == 1
+
+
+def test_a_new_envoy_that_dies_before_it_serves_costs_nothing(mesh: Mesh) -> None:
+    programs = Programs(mesh.home)
+
+    def strike() -> None:
+        serving = the_envoy(mesh)
+        programs.control.stop("router")  # so that the new one waits for its configuration
+        programs.control.signal("envoy", "HUP")
+        until(lambda: len(envoys(mesh)) == 2)
+        envoys(mesh)[1].kill()
+        assert the_envoy(mesh) == serving
+        programs.control.start("router")
+
+    async def run() -> tuple[list[Stream], dict[str, Asked]]:
+        steady = load(mesh)
+        async with asking(mesh, tokens=TOKENS) as others, steady.running(STREAMS):
+            await steady.until_streaming(STREAMS, within_s=WITHIN_S)
+            await asyncio.to_thread(strike)
+            await asyncio.to_thread(restart, mesh, "router", "envoy")
+        await until_idle(mesh)
+        return steady.streams, others
+
+    streams, others = asyncio.run(run())
+
+    assert failures(streams, others) == []
+
+
+def test_the_command_names_the_programs_that_there_are(mesh: Mesh) -> None:
+    with pytest.raises(AssertionError, match="program must be one of runtime-1, runtime-2, policy"):
+        restart(mesh, "gateway")
