@@ -43,15 +43,3 @@ def test_steps_grow_while_a_prompt_is_read(engine: Engine, run: Run) -> None:
 
     assert running == 1, "its first step is over long before its one token is written"
     assert steps >= 2
-
-
-def test_an_engine_without_work_takes_no_steps(engine: Engine, run: Run) -> None:
-    async def scenario() -> tuple[int, int]:
-        await seconds_until(engine, is_idle)
-        before = engine.state().steps
-        await engine.encode_text("tokenizing is no step")
-        return before, engine.state().steps
-
-    before, after = run(scenario())
-
-    assert after == before
