@@ -8,6 +8,8 @@ from pathlib import Path
 from deploy.local.certificates import ensure_certificates
 from deploy.local.keys import ensure_cache_salt, ensure_keys, ensure_tenants
 from evenflow.certificates import make_authority, read_authority
+from evenflow.cli.certs import revoke_certificate
+from evenflow.home import service_folder
 from services.policy.outbound.policy_file import PolicyFile
 
 
@@ -61,3 +63,23 @@ def test_a_new_authority_issues_everything_anew(tmp_path: Path) -> None:
 
     assert read_authority(tmp_path / "ca").certificate != before.certificate
     assert ensure_certificates(tmp_path) == 8
+
+
+def test_an_authority_from_before_there_were_lists_is_replaced(tmp_path: Path) -> None:
+    ensure_certificates(tmp_path)
+    (tmp_path / "ca" / "crl.pem").unlink()
+
+    assert ensure_certificates(tmp_path) == 8
+    assert ensure_certificates(tmp_path) == 0
+
+
+def test_a_revoked_certificate_is_issued_anew_and_everybody_has_the_list(tmp_path: Path) -> None:
+    ensure_certificates(tmp_path)
+    folder = service_folder(tmp_path, "runtime")
+    before = (folder / "cert.pem").read_bytes()
+
+    revoke_certificate(folder, home=tmp_path)
+
+    assert ensure_certificates(tmp_path) == 1
+    assert (folder / "cert.pem").read_bytes() != before
+    assert ensure_certificates(tmp_path) == 0
