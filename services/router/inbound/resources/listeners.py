@@ -75,7 +75,7 @@ def _http(name: str, plane: DataPlane) -> HttpConnectionManager:
     return HttpConnectionManager(
         stat_prefix=name,
         rds=Rds(config_source=over_ads(), route_config_name=name),
-        http_filters=http_filters(plane),
+        http_filters=http_filters(plane, name),
         access_log=[access_log()],
         tracing=tracing(plane),
         early_header_mutation_extensions=[_nobody_else_says_ours()],
