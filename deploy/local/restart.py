@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import grpc
@@ -47,7 +48,9 @@ def restart(settings: Settings, asked: Sequence[str]) -> None:
         CannotRestart: no mesh runs here, it has no such program, or one does not get ready.
         ServiceFailed: a program died after its restart.
     """
-    mesh = _Mesh(settings, Control(settings.home / "run" / SOCKET))
+    # Resolved, because a socket's path must be short, and that of a long home leads to a short one.
+    sockets = (settings.home / "run").resolve()
+    mesh = _Mesh(settings, sockets, Control(sockets / SOCKET))
     runtimes = {f"runtime-{at}": port for at, port in enumerate(settings.runtime_ports, start=1)}
     restarts: dict[str, Callable[[], None]] = {
         **{name: _runtime(mesh, name, address(port)) for name, port in runtimes.items()},
@@ -69,6 +72,7 @@ def restart(settings: Settings, asked: Sequence[str]) -> None:
 @dataclass(frozen=True, slots=True)
 class _Mesh:
     settings: Settings
+    sockets: Path
     control: Control
 
     def check(self) -> None:
@@ -168,7 +172,7 @@ def _router(mesh: _Mesh) -> None:
 
 
 def _envoy(mesh: _Mesh) -> None:
-    admin = mesh.settings.home / "run" / ADMIN
+    admin = mesh.sockets / ADMIN
     before = running(admin)
     if before is None:
         raise CannotRestart(f"Envoy does not answer on {admin}")

@@ -89,17 +89,25 @@ def prepare(settings: Settings, sockets: Path) -> Prepared:
 
 @contextmanager
 def run_folder(home: Path) -> Iterator[Path]:
-    """An empty folder for sockets, which does not outlive the run. Not under a long home."""
+    """An empty folder for sockets, gone after the run. `home`/run, or where that leads."""
     folder = home / "run"
-    if len(bytes(folder)) > LONGEST_RUN_FOLDER:
-        with tempfile.TemporaryDirectory(prefix="evenflow-") as short:
-            yield Path(short)
-        return
-    shutil.rmtree(folder, ignore_errors=True)  # of a run that was killed
-    folder.mkdir(mode=0o700)
+    _remove(folder)  # of a run that was killed
     try:
-        yield folder
+        if len(bytes(folder)) > LONGEST_RUN_FOLDER:
+            with tempfile.TemporaryDirectory(prefix="evenflow-") as short:
+                folder.symlink_to(short)
+                yield Path(short)
+        else:
+            folder.mkdir(mode=0o700)
+            yield folder
     finally:
+        _remove(folder)
+
+
+def _remove(folder: Path) -> None:
+    if folder.is_symlink():
+        folder.unlink()
+    else:
         shutil.rmtree(folder, ignore_errors=True)
 
 
@@ -119,7 +127,7 @@ def _serve(supervisor: Supervisor, settings: Settings, engine: Engine, began_s: 
 
 
 def _watch(supervisor: Supervisor) -> None:
-    """Tells of every program that died and was started again, until one is given up."""
+    """Tells of every program that was started again, until one is given up."""
     tick = threading.Event()
     known = supervisor.states()
     while True:
@@ -127,7 +135,7 @@ def _watch(supervisor: Supervisor) -> None:
         states = supervisor.states()
         for name, state in states.items():
             if state.pid and name in known and known[name].pid not in {0, state.pid}:
-                _tell(f"evenflow: {name} died and was started again")
+                _tell(f"evenflow: {name} was started again")
         raise_if_dying(state for state in states.values() if state.status == "FATAL")
         known |= {name: state for name, state in states.items() if state.pid}
 
