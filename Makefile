@@ -3,13 +3,16 @@ PYTHON ?= python3
 PY := .venv/bin/python
 
 .DEFAULT_GOAL := help
-.PHONY: help run setup hooks test test-unit test-integration test-vllm check lint types fmt protos lock wheel bench load soak clean
+.PHONY: help run restart setup hooks test test-unit test-integration test-vllm check lint types fmt protos lock wheel bench load soak clean
 
 help: ## Print this page
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-18s %s\n", $$1, $$2}'
 
 run: setup ## Start the mesh, stream one answer, serve until Ctrl-C (ENGINE=vllm for vLLM)
 	@$(PY) -m deploy.local run
+
+restart: setup ## Restart a running mesh, no request fails: make restart PROGRAMS="router envoy"
+	@$(PY) -m deploy.local restart $(PROGRAMS)
 
 setup: ## Set up what is missing: environment, stubs
 	@$(PYTHON) -m deploy.local.stage0
