@@ -4,7 +4,6 @@ from pathlib import Path
 
 from deploy.local.run import LONGEST_RUN_FOLDER, run_folder
 
-
 LONG = ("long-ish",) * (LONGEST_RUN_FOLDER // 8)
 
 
