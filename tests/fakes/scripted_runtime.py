@@ -1,9 +1,12 @@
 """A runtime that answers as a test says, and keeps what reached it."""
 
 import asyncio
+import json
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from typing import Any
+
+from google.api.httpbody_pb2 import HttpBody
 
 from evenflow.inference.v1 import inference_service_pb2 as inference
 from evenflow.inference.v1.inference_service_pb2_grpc import InferenceServiceServicer
@@ -20,12 +23,24 @@ class Call:
     peer: str
 
 
+_HEAD = '{"id":"chatcmpl-1","object":"chat.completion.chunk","created":1,"model":"m",'
+
+
+def event(data: str) -> Any:
+    """One event of an OpenAI stream."""
+    body = HttpBody(content_type="text/event-stream", data=f"data: {data}\n\n".encode())
+    return chat.StreamChatCompletionResponse(events=body)
+
+
 def chunk(text: str) -> Any:
     """One chunk of an OpenAI stream."""
-    choice = chat.ChunkChoice(index=0, delta=chat.ChunkDelta(content=text))
-    return chat.StreamChatCompletionResponse(
-        id="chatcmpl-1", object="chat.completion.chunk", created=1, model="m", choices=[choice]
-    )
+    choice = {"index": 0, "delta": {"content": text}, "finish_reason": None}
+    return event(f'{_HEAD}"choices":[{json.dumps(choice)}]}}')
+
+
+def done() -> Any:
+    """What a stream that went well ends with."""
+    return event("[DONE]")
 
 
 def completion(text: str) -> Any:

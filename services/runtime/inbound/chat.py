@@ -9,13 +9,8 @@ from evenflow.openai.v1 import chat_service_pb2 as pb
 from evenflow.openai.v1.chat_service_pb2_grpc import ChatServiceServicer
 from services.chassis.status import Status
 from services.runtime.core.engine import EngineFailed
-from services.runtime.inbound.chat_answers import (
-    Heading,
-    chunk,
-    completion,
-    error_chunk,
-    usage_chunk,
-)
+from services.runtime.inbound.chat_answers import Heading, completion
+from services.runtime.inbound.chat_events import Events, done
 from services.runtime.inbound.chat_requests import demand, field_names
 from services.runtime.inbound.owners import Owner
 from services.runtime.inbound.patience import EngineStalled
@@ -64,18 +59,18 @@ class ChatServicer(ChatServiceServicer):
         chat = request.completion
         with fields_named(context, field_names(chat)):
             report = self._serving.report(Owner.of(context))
-            heading = self._heading(report.owner)
+            events = Events(self._heading(report.owner))
             try:
                 async with aclosing(self._serving.run(demand(chat), report, context)) as steps:
                     async for step in steps:
-                        yield chunk(heading, step, first=report.is_first(step))
+                        yield events.chunk(step, first=report.is_first(step))
             except tuple(_BROKEN) as error:
                 if report.has_begun:
-                    yield error_chunk(heading, error, _BROKEN[type(error)])
+                    yield events.error(error, _BROKEN[type(error)])
                 raise
             if chat.stream_options.include_usage:
-                yield usage_chunk(heading, report)
-            yield pb.StreamChatCompletionResponse()  # Envoy makes "data: [DONE]" of it
+                yield events.usage(report)
+            yield done()
 
     def _heading(self, owner: Owner) -> Heading:
         return Heading.of(owner, self._serving.engine, now_unix_s=self._now_unix_s())

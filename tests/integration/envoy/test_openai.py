@@ -10,9 +10,8 @@ import grpc
 import httpx
 import pytest
 
-from evenflow.openai.v1 import chat_service_pb2 as chat
 from tests.fakes.envoy_router import refuse
-from tests.fakes.scripted_runtime import chunk, completion
+from tests.fakes.scripted_runtime import chunk, completion, done, event
 from tests.integration.envoy.gateway import ASKED, CHAT, Gateway, running_gateway
 
 pytestmark = pytest.mark.integration
@@ -25,7 +24,7 @@ async def whole(_: Any) -> AsyncIterator[Any]:
 async def two_chunks_and_the_end(_: Any) -> AsyncIterator[Any]:
     yield chunk("Pa")
     yield chunk("ris")
-    yield chat.StreamChatCompletionResponse()
+    yield done()
 
 
 def events(text: str) -> list[str]:
@@ -56,8 +55,8 @@ def test_the_body_says_whether_the_answer_streams(tmp_path: Path) -> None:
             assert answer.headers["content-type"] == "text/event-stream"
             *chunks, last = events(answer.text)
             assert [json.loads(each)["choices"][0] for each in chunks] == [
-                {"index": 0, "delta": {"content": "Pa"}},
-                {"index": 0, "delta": {"content": "ris"}},
+                {"index": 0, "delta": {"content": "Pa"}, "finish_reason": None},
+                {"index": 0, "delta": {"content": "ris"}, "finish_reason": None},
             ]
             assert last == "[DONE]"
 
@@ -147,7 +146,7 @@ def test_a_refusal_by_check_is_openais_error(tmp_path: Path) -> None:
     }
 
     async def deny(_: Any) -> Any:
-        return refuse(grpc.StatusCode.RESOURCE_EXHAUSTED, 429, refused)
+        return refuse(429, refused)
 
     async def run() -> None:
         async with running_gateway(tmp_path) as gateway:
@@ -229,7 +228,7 @@ async def _is_unavailable(gateway: Gateway) -> None:
 def test_a_stream_that_fails_late_does_not_end_as_done(tmp_path: Path) -> None:
     async def fails_late(context: Any) -> AsyncIterator[Any]:
         yield chunk("a")
-        yield chat.StreamChatCompletionResponse(error=chat.Error(message="died", code="WHY"))
+        yield event('{"error":{"message":"died","code":"WHY"}}')
         await context.abort(grpc.StatusCode.UNAVAILABLE, "died")
 
     async def run() -> None:

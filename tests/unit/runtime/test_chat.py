@@ -1,6 +1,7 @@
 """OpenAI's chat completions over real gRPC, on the simulated engine."""
 
 import asyncio
+import json
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any, TypeVar
@@ -15,6 +16,7 @@ from services.runtime.outbound.simulated import SimulatedEngine
 from tests.fakes.runtime_mesh import Refusal, Stubs, owner, plain, refusal, running
 
 T = TypeVar("T")
+DONE = "[DONE]"
 Json = dict[str, Any]
 
 QUICK = Behaviour(step_s=0.001, max_context_tokens=1024)
@@ -50,20 +52,31 @@ def created(folder: Path, **changed: Any) -> pb.CreateChatCompletionResponse:
 
 def streamed(
     folder: Path, *, behaviour: Behaviour = QUICK, **changed: Any
-) -> tuple[list[pb.StreamChatCompletionResponse], grpc.StatusCode, dict[str, str]]:
+) -> tuple[list[Json], grpc.StatusCode, dict[str, str]]:
+    """The events' data; `[DONE]` as it is."""
+
     async def body(stubs: Stubs) -> Any:
         request = pb.StreamChatCompletionRequest(completion=completion(**changed))
         call = stubs.chat.StreamChatCompletion(request, metadata=owner(), timeout=1)
-        chunks = []
+        text = b""
         try:
-            async for chunk in call:
-                chunks.append(chunk)  # noqa: PERF401 - what came before a failure counts
+            async for message in call:
+                assert message.events.content_type == "text/event-stream"
+                text += message.events.data
         except grpc.aio.AioRpcError:
-            pass
+            pass  # what came before a failure counts
+        *events, rest = text.decode().split("\n\n")
+        assert rest == ""
+        chunks = [_data(event) for event in events]
         return chunks, await call.code(), plain(await call.trailing_metadata())
 
     chunks, code, trailers = against(folder, body, behaviour=behaviour)
     return chunks, code, trailers
+
+
+def _data(event: str) -> Any:
+    data = event.removeprefix("data: ")
+    return DONE if data == DONE else json.loads(data)
 
 
 def refused(folder: Path, **changed: Any) -> Refusal:
@@ -90,21 +103,34 @@ def test_a_stream_says_its_role_once_and_its_reason_last(tmp_path: Path) -> None
     (*chunks, last), code, _ = streamed(tmp_path, max_completion_tokens=4, ignore_eos=True)
 
     assert code is grpc.StatusCode.OK
-    assert last == pb.StreamChatCompletionResponse(), "Envoy makes [DONE] of it"
-    assert [chunk.choices[0].delta.HasField("role") for chunk in chunks] == [True, *[False] * 3]
-    reasons = [chunk.choices[0].finish_reason for chunk in chunks]
-    assert reasons == ["", "", "", "length"]
-    assert {(chunk.id, chunk.object, chunk.created) for chunk in chunks} == {
-        ("chatcmpl-r-1", "chat.completion.chunk", chunks[0].created)
+    assert last == DONE
+    assert [chunk["choices"][0]["delta"].get("role") for chunk in chunks] == [
+        "assistant",
+        *[None] * 3,
+    ]
+    reasons = [chunk["choices"][0]["finish_reason"] for chunk in chunks]
+    assert reasons == [None, None, None, "length"]
+    assert {(chunk["id"], chunk["object"], chunk["created"]) for chunk in chunks} == {
+        ("chatcmpl-r-1", "chat.completion.chunk", chunks[0]["created"])
     }
-    assert not any(chunk.HasField("usage") for chunk in chunks)
+    assert not any("usage" in chunk for chunk in chunks)
 
 
 def test_usage_comes_last_if_asked_for(tmp_path: Path) -> None:
     (*_, usage, _), _, _ = streamed(tmp_path, max_tokens=4, stream_options={"include_usage": True})
 
-    assert not usage.choices
-    assert usage.usage.completion_tokens == 4
+    assert usage["choices"] == []
+    assert usage["usage"]["completion_tokens"] == 4
+    assert usage["usage"]["prompt_tokens_details"] == {"cached_tokens": 0}
+
+
+def test_a_streams_logprobs_are_openais(tmp_path: Path) -> None:
+    (chunk, *_), _, _ = streamed(tmp_path, max_tokens=2, logprobs=True, top_logprobs=1)
+
+    (token,) = chunk["choices"][0]["logprobs"]["content"]
+    assert token["token"] == "[simulated]"
+    assert bytes(token["bytes"]) == b"[simulated]"
+    assert [set(each) for each in token["top_logprobs"]] == [{"token", "logprob", "bytes"}]
 
 
 def test_content_may_be_parts(tmp_path: Path) -> None:
@@ -225,7 +251,7 @@ def test_a_failure_after_the_first_token_is_the_last_chunk(
     )
 
     assert len(chunks) > 2
-    assert chunks[-1].error.code == trailers["x-evenflow-reason"] == reason
-    assert chunks[-1].error.type == "server_error"
+    assert chunks[-1]["error"]["code"] == trailers["x-evenflow-reason"] == reason
+    assert chunks[-1]["error"]["type"] == "server_error"
     assert code is expected
     assert int(trailers["x-evenflow-output-tokens"]) == len(chunks) - 1
