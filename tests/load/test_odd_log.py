@@ -69,11 +69,10 @@ class Envoy:
 @asynccontextmanager
 async def beside_a_router(folder: Path) -> AsyncIterator[Envoy]:
     peers = Peers(folder)
-    socket = str(folder / "run" / "check.sock")
-    asking = httpx.AsyncHTTPTransport(uds=socket)
+    asking = httpx.AsyncHTTPTransport(uds=peers.check_socket)
     async with (
         peers.serving() as environ,
-        processes.service("services.router", {**environ, "ROUTER_CHECK_SOCKET": socket}) as process,
+        processes.service("services.router", environ) as process,
     ):
         me = peers.identities.service("operator")
         await processes.serving(peers.operator, me, server="router")
