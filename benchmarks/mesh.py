@@ -19,7 +19,7 @@ import psutil
 
 from deploy.envoy.install import install as install_envoy
 from deploy.local.aside import READY_WITHIN_S, STOPPED_WITHIN_S, Ports, aside, free_port
-from deploy.local.programs import ENVOY_THREADS
+from deploy.local.settings import Settings
 from evenflow.home import TRUST_DOMAIN, service_folder, service_id, tenant_folder
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -89,7 +89,7 @@ def plain_envoy(mesh: Mesh) -> Iterator[PlainEnvoy]:
     file.write_text(json.dumps(_configuration(port, mesh)))
     binary = install_envoy(ROOT / ".evenflow")
     command = (str(binary), "--config-path", str(file), "--disable-hot-restart")
-    options = ("--concurrency", str(ENVOY_THREADS), "--log-level", "error")
+    options = ("--concurrency", str(Settings().envoy_threads), "--log-level", "error")
     process = subprocess.Popen((*command, *options), start_new_session=True)  # noqa: S603 - ours
     try:
         _wait_for(port)

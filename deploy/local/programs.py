@@ -18,7 +18,6 @@ from deploy.local.supervision import Program
 from evenflow.home import TRUST_DOMAIN, service_folder
 
 ROOT = Path(__file__).resolve().parents[2]
-ENVOY_THREADS = 2
 DRAIN_S = 1  # streams under way get this long once the mesh is told to stop
 
 
@@ -134,7 +133,7 @@ def _envoy(settings: Settings, prepared: Prepared) -> Program:
         command=(
             *(sys.executable, "-m", "deploy.envoy.hand_over", str(prepared.sockets), ports),
             *(str(prepared.envoy), "--config-path", str(file)),
-            *("--concurrency", str(ENVOY_THREADS), "--log-level", "warning"),
+            *("--concurrency", str(settings.envoy_threads), "--log-level", "warning"),
         ),
         group="edge",
         stop_within_s=2,

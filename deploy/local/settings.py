@@ -47,6 +47,9 @@ class Settings:
     runtime_ports: tuple[int, ...] = setting(
         ports, default=(9101, 9102), help="one runtime each, comma-separated"
     )
+    envoy_threads: int = setting(
+        environ.positive_int, default=2, help="Envoy's workers, each on a core at most"
+    )
     otlp_forward: Address | None = setting(
         environ.address, default=None, help="an OTLP/gRPC collector; unset, spans go no further"
     )
