@@ -6,13 +6,15 @@ from that program, which then stops for good at its next line.
 
 import sys
 from contextlib import suppress
-from typing import Any
+from typing import Any, BinaryIO
 
 from supervisor import loggers, supervisord
 
 
 class PatientLog(loggers.RotatingFileHandler):  # type: ignore[misc] # supervisor has no types
     """Loses lines while it can't write, and goes on as soon as it can."""
+
+    stream: BinaryIO
 
     def emit(self, record: Any) -> None:
         with suppress(OSError):
