@@ -18,6 +18,7 @@ import structlog
 from services.chassis import lifecycle, logs, traces
 from services.chassis.environ import EX_CONFIG, Address, InvalidConfig
 from services.chassis.identity import TlsFiles, certificate_trust_domain
+from services.chassis.revocation import Revocations
 from services.chassis.server import CannotListen, Server
 from services.chassis.streams import keep_open
 from services.router.config import Config
@@ -123,7 +124,9 @@ def _parts(config: Config, salts: CacheSalts) -> _Parts:
     publisher = Publisher(discovery.publish, _data_plane(config), endpoints, gateway)
     publisher.publish()
     return _Parts(
-        mesh=Mesh(policy, endpoints, Requests(), salts),
+        mesh=Mesh(
+            policy, endpoints, Requests(), salts, Revocations(gateway.revocations).has_serial
+        ),
         catalogue=Catalogue(),
         discovery=discovery,
         publisher=publisher,

@@ -14,12 +14,15 @@ from services.router.core.demands import InvalidDemand
 # Of Envoy's question, by Envoy itself: resources/checking.py
 LISTENER_HEADER = "x-evenflow-listener"
 PEER_HEADER = "x-evenflow-peer"
+SERIAL_HEADER = "x-evenflow-serial"
 RECEIVED_HEADER = "x-evenflow-received"
 FRONT_END = "frontend"
 
 _BEARER = "bearer "
-_LONGEST_ID = 128
 _LONGEST_METHOD = 200  # of any of ours; what is kept with each decision is bounded
+_REQUEST_ID = re.compile(r"[!-~]{1,128}")
+_PEER = re.compile(r"[!-+\--~]+")  # without a comma: several names are nobody's
+_SERIAL = re.compile(r"[0-9a-fA-F]{1,64}")  # twenty bytes, says RFC 5280
 _TIMEOUT = re.compile(r"([0-9]{1,8})([HMSmun])", re.ASCII)
 _SECONDS: Mapping[str, float] = {"H": 3600, "M": 60, "S": 1, "m": 1e-3, "u": 1e-6, "n": 1e-9}
 _TRACEPARENT = re.compile(r"[0-9a-f]{2}-([0-9a-f]{32})-[0-9a-f]{16}-([0-9a-f]{2})")
@@ -39,6 +42,7 @@ class Asked:
     request_id: str
     method: str  # "/package.Service/Method"
     spiffe_id: str | None  # verified; None on the front end
+    serial: str  # of its certificate, in hexadecimal; empty on the front end
     api_key: str | None  # None on the mesh listener, and where none was sent
     timeout: str | None  # as the caller wrote it
     traceparent: str | None
@@ -62,7 +66,8 @@ def asked(question: Question, known: Callable[[str], bool]) -> Asked:
     return Asked(
         request_id=_request_id(headers.get("x-request-id", ""), known),
         method=question.path.partition("?")[0][:_LONGEST_METHOD],
-        spiffe_id=None if front_end else headers.get(PEER_HEADER, ""),
+        spiffe_id=None if front_end else _peer(headers.get(PEER_HEADER, "")),
+        serial="" if front_end else _serial(headers.get(SERIAL_HEADER, "")),
         api_key=_api_key(headers.get("authorization", "")) if front_end else None,
         timeout=headers.get("grpc-timeout"),
         traceparent=headers.get("traceparent"),
@@ -72,9 +77,18 @@ def asked(question: Question, known: Callable[[str], bool]) -> Asked:
 
 
 def _request_id(claimed: str, known: Callable[[str], bool]) -> str:
-    if claimed and len(claimed) <= _LONGEST_ID and claimed.isascii() and not known(claimed):
+    if _REQUEST_ID.fullmatch(claimed) and not known(claimed):
         return claimed
     return str(uuid.uuid4())
+
+
+def _peer(named: str) -> str:
+    """Empty, which is nobody, for what can't be sent on in a header."""
+    return named if _PEER.fullmatch(named) else ""
+
+
+def _serial(named: str) -> str:
+    return named if _SERIAL.fullmatch(named) else ""
 
 
 def _api_key(authorization: str) -> str | None:

@@ -39,6 +39,7 @@ class Mesh:
     endpoints: Endpoints
     requests: Requests
     salts: CacheSalts
+    revoked: Callable[[str], bool] = lambda _: False  # by the serial of a certificate
 
 
 class Check:
@@ -64,6 +65,8 @@ class Check:
         return self._answer(question, judged, decision, now_s)
 
     def _judge(self, question: Asked, now_s: float) -> "_Judged":
+        if question.serial and self._mesh.revoked(question.serial):
+            return _Judged(None, None, _CERTIFICATE_REVOKED)
         tenants = self._mesh.policy.current(now_s)
         if tenants is None:
             return _Judged(None, None, _POLICY_STALE)
@@ -119,6 +122,9 @@ _POLICY_STALE = Refused(
     Reason.POLICY_STALE,
     "the router has not heard from policy for too long",
     retry_after_s=_COME_BACK_S,
+)
+_CERTIFICATE_REVOKED = Refused(
+    Reason.CERTIFICATE_REVOKED, "the certificate is revoked; connect with another"
 )
 _UNKNOWN_IDENTITY = Refused(Reason.UNKNOWN_IDENTITY, "no tenant owns this certificate or API key")
 

@@ -84,7 +84,7 @@ def test_a_revoked_certificate_opens_no_connection_and_others_do(tmp_path: Path)
                 assert await accepted(gateway, good)
                 go_on.set()
                 assert (await open_stream.read()).delta.text == "b"
-                # What docs/failure-modes.md says of connections that are open:
+                # No handshake, no list: here it is Check that refuses, and this one lets all go.
                 await stub.Generate(ASK, timeout=5).read()
             assert gateway.discovery.refusals == 0
 

@@ -17,7 +17,7 @@ from grpc_health.v1.health_pb2_grpc import HealthStub
 from evenflow.certificates import issue, read_authority
 from evenflow.cli.certs import revoke_certificate
 from evenflow.client import Client
-from evenflow.errors import Unreachable
+from evenflow.errors import Refused, Unreachable
 from evenflow.home import authority_folder, service_folder, service_id, tenant_id
 from services.chassis.identity import TlsFiles, channel
 from tests.integration.faults.streams import Load
@@ -59,7 +59,19 @@ async def at_last() -> AsyncIterator[Any]:
         yield lambda: asyncio.sleep(LOOK_EVERY_S)
 
 
-def test_a_revoked_tenant_opens_no_connection_while_streams_go_on(
+async def refused_at_last(connected: Client) -> None:
+    """Over a connection that is open, where no handshake looks at the list."""
+    async with at_last() as pause:
+        while True:
+            try:
+                await connected.list_models(deadline_s=5)
+            except Refused as error:
+                assert error.reason == "CERTIFICATE_REVOKED"  # noqa: PT017 - any other fails
+                return
+            await pause()
+
+
+def test_a_revoked_tenant_asks_for_nothing_more_while_streams_go_on(
     mesh: Mesh, tmp_path: Path
 ) -> None:
     bad = issued(mesh, tenant_id("acme"), tmp_path / "bad")
@@ -69,11 +81,16 @@ def test_a_revoked_tenant_opens_no_connection_while_streams_go_on(
             Load(mesh.address, folder, mesh.model, tokens=TOKENS)
             for folder in (bad, mesh.tenant("acme"))
         ]
-        async with under_way[0].running(STREAMS), under_way[1].running(STREAMS):
+        async with (
+            under_way[0].running(STREAMS),
+            under_way[1].running(STREAMS),
+            Client(mesh.address, certificate_folder=bad) as connected,
+        ):
             for load in under_way:
                 await load.until_streaming(STREAMS, within_s=WITHIN_S)
                 load.stop()
             assert await is_let_in(mesh, bad)
+            await connected.list_models(deadline_s=5)
 
             await asyncio.to_thread(revoke_certificate, bad, home=mesh.home)
 
@@ -83,6 +100,7 @@ def test_a_revoked_tenant_opens_no_connection_while_streams_go_on(
                     await pause()
             took_s = time.monotonic() - revoked_at_s
             assert await is_let_in(mesh, mesh.tenant("acme"))
+            await refused_at_last(connected)
             streams = [each for load in under_way for each in load.streams]
             assert all(each.ended_s is None for each in streams)
         assert [each.error for each in streams if each.error is not None] == []

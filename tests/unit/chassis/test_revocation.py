@@ -74,6 +74,23 @@ def test_who_is_put_on_the_list_is_revoked_within_a_second(following: Following)
     assert (later.names(web), later.names(other)) == (True, False)
 
 
+def test_a_serial_alone_is_found_as_well(following: Following) -> None:
+    web, other = (
+        f"{x509.load_pem_x509_certificate(following.certificate(name)).serial_number:x}"
+        for name in ("web", "other")
+    )
+    assert not following.revocations.has_serial(web)
+
+    following.revoke((following.file.parent / "web" / "cert.pem").read_bytes())
+
+    later = following.a_second_later()
+    assert [later.has_serial(each) for each in (web, other, f"0{web.upper()}")] == [
+        True,
+        False,
+        True,
+    ]
+
+
 def test_the_file_is_looked_at_no_more_than_twice_a_second(following: Following) -> None:
     web = following.certificate("web")
     following.revoke(web)

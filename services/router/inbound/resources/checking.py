@@ -23,7 +23,12 @@ from envoy_data_plane.envoy.type.matcher.v3 import ListStringMatcher, StringMatc
 from envoy_data_plane.envoy.type.v3 import HttpStatus, StatusCode
 
 from services.router.core.snapshot import DataPlane
-from services.router.inbound.asked import LISTENER_HEADER, PEER_HEADER, RECEIVED_HEADER
+from services.router.inbound.asked import (
+    LISTENER_HEADER,
+    PEER_HEADER,
+    RECEIVED_HEADER,
+    SERIAL_HEADER,
+)
 from services.router.inbound.resources.names import (
     CHECK_CLUSTER,
     ROUTER_TRIES,
@@ -65,6 +70,8 @@ def _said(listener: str, limit: timedelta) -> list[HeaderValue]:
     return [
         HeaderValue(key=LISTENER_HEADER, value=listener),
         HeaderValue(key=PEER_HEADER, value="%DOWNSTREAM_PEER_URI_SAN%"),  # of what it verified
+        # Handshakes look at the list of revoked certificates; an open connection has no other.
+        HeaderValue(key=SERIAL_HEADER, value="%DOWNSTREAM_PEER_SERIAL%"),
         HeaderValue(key=RECEIVED_HEADER, value="%START_TIME(%s.%6f)%"),
         # Envoy takes the longest wait between two tries for how long a try may last, too, unless a
         # header says otherwise.
