@@ -8,6 +8,7 @@ from datetime import timedelta
 
 from envoy_data_plane.envoy.config.route.v3 import (
     FilterConfig,
+    HeaderMatcher,
     RetryPolicy,
     RetryPolicyRetryBackOff,
     Route,
@@ -54,6 +55,9 @@ TO_ROUTER = (  # prefixes
 # nothing is retried after it. 5xx is not among them: a bug is not cured by another try.
 RETRY_ON = "connect-failure,refused-stream,reset-before-request,reset,unavailable"
 RETRIES = 2
+# gRPC's only method. HTTP/2 lets callers make up their own, which the router's parser, asked by
+# Envoy with the same one, does not know.
+_POST = HeaderMatcher(name=":method", string_match=StringMatcher(exact="POST"))
 
 
 def routes(plane: DataPlane) -> list[RouteConfiguration]:
@@ -65,8 +69,14 @@ def _configuration(listener: str, origins: tuple[str, ...]) -> RouteConfiguratio
         name=listener,
         domains=["*"],
         routes=[
-            *(_route(RouteMatch(path=path), _to_runtime()) for path in TO_RUNTIMES),
-            *(_route(RouteMatch(prefix=prefix), _to_router()) for prefix in TO_ROUTER),
+            *(
+                _route(RouteMatch(path=path, headers=[_POST]), _to_runtime())
+                for path in TO_RUNTIMES
+            ),
+            *(
+                _route(RouteMatch(prefix=prefix, headers=[_POST]), _to_router())
+                for prefix in TO_ROUTER
+            ),
             _unknown(),
         ],
         typed_per_filter_config={CORS: Any.pack(_cors(origins))} if origins else {},
