@@ -19,7 +19,8 @@ from services.router.inbound.asked import Question
 
 HEALTH = "/health"  # Envoy asks: a loop that hangs does not answer, whatever its process does
 _HEALTHY = Answer(200, ())
-_BUG = Answer(500, ())  # Envoy makes a refusal of it
+# Envoy makes a refusal of it. A connection that just ended would be asked again, up to 40 times.
+_FAILED = Answer(500, ())
 
 _log = structlog.get_logger(__name__)
 
@@ -90,9 +91,12 @@ class _Connection(asyncio.Protocol):
         except httptools.HttpParserCallbackError as error:
             bug = error.__context__ or error
             _log.error("check.bug", error=type(bug).__name__, trace=way(bug))
-            self._write(_BUG, last=True)
+            self._write(_FAILED, last=True)
         except httptools.HttpParserError as error:
             _log.error("check.not_http", error=type(error).__name__)
+            self._write(_FAILED, last=True)
+        except httptools.HttpParserUpgrade:  # has its answer, and goes on as something else
+            _log.error("check.not_http", error="HttpParserUpgrade")
             self.close()
 
     def on_url(self, url: bytes) -> None:
