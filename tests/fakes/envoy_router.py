@@ -1,68 +1,101 @@
 """A router as Envoy sees it: answers Check from a script, keeps what it was asked and told."""
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any
 
-import grpc
-from envoy.config.core.v3 import base_pb2
 from envoy.service.accesslog.v3 import als_pb2
 from envoy.service.accesslog.v3.als_pb2_grpc import AccessLogServiceServicer
-from envoy.service.auth.v3 import external_auth_pb2 as pb
-from envoy.service.auth.v3.external_auth_pb2_grpc import AuthorizationServicer
-from google.rpc.status_pb2 import Status
 
-Answer = Callable[[Any], Awaitable[Any]]
+from services.router.inbound import answers
+from services.router.inbound.answers import Answer
+from services.router.inbound.asked import Question
+from services.router.inbound.check_socket import HEALTH
 
-
-def overwriting(headers: dict[str, str]) -> list[Any]:
-    action = base_pb2.HeaderValueOption.OVERWRITE_IF_EXISTS_OR_ADD
-    return [
-        base_pb2.HeaderValueOption(
-            header=base_pb2.HeaderValue(key=key, value=value), append_action=action
-        )
-        for key, value in headers.items()
-    ]
+Script = Callable[[Question], Awaitable[Answer]]
+_HEALTHY = Answer(200, ())
 
 
-def let_go(endpoints: str, **headers: str) -> Any:
+def let_go(endpoints: str, **headers: str) -> Answer:
     """Headers are named with "_" for "-"."""
     named = {key.replace("_", "-"): value for key, value in headers.items()}
-    return pb.CheckResponse(
-        status=Status(code=0),
-        ok_response=pb.OkHttpResponse(
-            headers=overwriting({"x-evenflow-endpoints": endpoints, **named})
-        ),
-    )
+    return answers.let_go({"x-evenflow-endpoints": endpoints, **named}.items())
 
 
-def refuse(code: grpc.StatusCode, http: int, headers: dict[str, str], body: str = "") -> Any:
-    number: int = code.value[0]
-    return pb.CheckResponse(
-        status=Status(code=number),
-        denied_response=pb.DeniedHttpResponse(
-            status={"code": http}, headers=overwriting(headers), body=body
-        ),
-    )
+def refuse(status: int, headers: Mapping[str, str]) -> Answer:
+    return Answer(status, tuple(headers.items()))
 
 
-class FakeCheck(AuthorizationServicer):  # type: ignore[misc] # untyped
-    """Set `answer`; read `asked`. `cancelled` is set when a held Check is cancelled."""
+class FakeCheck:
+    """Set `answer`; read `asked`. `cancelled` is set when a held Check's caller has left."""
 
-    def __init__(self, answer: Answer) -> None:
+    def __init__(self, answer: Script) -> None:
         self.answer = answer
-        self.asked: list[Any] = []
-        self.metadata: list[dict[str, str | bytes]] = []
+        self.asked: list[Question] = []
         self.cancelled = asyncio.Event()
+        self._open: set[asyncio.StreamWriter] = set()
 
-    async def Check(self, request: Any, context: Any) -> Any:  # noqa: N802 - gRPC's name
-        self.asked.append(request)
-        self.metadata.append(dict(context.invocation_metadata()))
+    @asynccontextmanager
+    async def serving(self, socket: Path) -> AsyncIterator[None]:
+        server = await asyncio.start_unix_server(self._connection, socket, backlog=4096)
         try:
-            return await self.answer(request)
-        except asyncio.CancelledError:
-            self.cancelled.set()
-            raise
+            yield
+        finally:
+            server.close()
+            for each in self._open:
+                each.close()
+
+    async def _connection(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._open.add(writer)
+        try:
+            while (question := await _question(reader)) is not None:
+                answer = await self._answered(question, reader)
+                if answer is None:
+                    break
+                writer.write(answer.encoded())
+        finally:
+            self._open.discard(writer)
+            writer.close()
+
+    async def _answered(self, question: Question, reader: asyncio.StreamReader) -> Answer | None:
+        """None: who asked has left."""
+        if question.path == HEALTH:
+            return _HEALTHY
+        self.asked.append(question)
+        async with asyncio.TaskGroup() as tasks:
+            answering = tasks.create_task(_awaited(self.answer(question)))
+            watching = tasks.create_task(self._cancel_if_left(answering, reader))
+            await asyncio.wait([answering])
+            watching.cancel()
+        return None if answering.cancelled() else answering.result()
+
+    async def _cancel_if_left(
+        self, answering: asyncio.Task[Answer], reader: asyncio.StreamReader
+    ) -> None:
+        await reader.read(1)  # Envoy asks nothing more until it has its answer
+        answering.cancel()
+        self.cancelled.set()
+
+
+async def _awaited(answer: Awaitable[Answer]) -> Answer:
+    return await answer
+
+
+async def _question(reader: asyncio.StreamReader) -> Question | None:
+    """None: there is no further one."""
+    try:
+        lines = [(await reader.readline()).decode("latin-1").rstrip("\r\n")]
+        while lines[-1]:
+            lines.append((await reader.readline()).decode("latin-1").rstrip("\r\n"))
+        if len(lines) == 1:
+            return None
+        headers = dict(line.split(": ", 1) for line in lines[1:-1])
+        body = await reader.readexactly(int(headers.get("content-length", 0)))
+    except (ConnectionError, asyncio.IncompleteReadError):
+        return None
+    return Question(lines[0].split(" ")[1], headers, body)
 
 
 class FakeAccessLog(AccessLogServiceServicer):  # type: ignore[misc] # untyped

@@ -15,10 +15,8 @@ import sys
 import atheris  # type: ignore[import-untyped] # not in our environment
 
 with atheris.instrument_imports(include=["services.router", "google.protobuf"]):
-    from envoy.service.auth.v3.external_auth_pb2 import CheckRequest
-
     from services.router.core.demands import InvalidDemand
-    from services.router.inbound.asked import asked
+    from services.router.inbound.asked import Question, asked
     from services.router.inbound.bodies import InvalidBody, demand_of
 
 METHODS = (
@@ -27,25 +25,21 @@ METHODS = (
     "/evenflow.openai.v1.ChatService/CreateChatCompletion",
     "/evenflow.openai.v1.ChatService/StreamChatCompletion",
 )
-HEADERS = ("grpc-timeout", "authorization", "traceparent", "x-request-id")
+HEADERS = ("grpc-timeout", "authorization", "traceparent", "x-request-id", "x-evenflow-peer")
 
 
 def decode(content: bytes) -> None:
     """Fails on any exception but the two that a refusal is made of."""
     provider = atheris.FuzzedDataProvider(content)
-    request = CheckRequest()
-    request.attributes.request.http.path = provider.PickValueInList(list(METHODS))
-    request.attributes.context_extensions["listener"] = provider.PickValueInList(
-        ["mesh", "frontend"]
-    )
+    path = provider.PickValueInList(list(METHODS))
+    headers = {"x-evenflow-listener": provider.PickValueInList(["mesh", "frontend"])}
     for name in HEADERS:
         if provider.ConsumeBool():
-            value = provider.ConsumeUnicodeNoSurrogates(40)
-            request.attributes.request.http.headers[name] = value
+            headers[name] = provider.ConsumeUnicodeNoSurrogates(40)
     body = provider.ConsumeBytes(provider.remaining_bytes())
     framed = bytes(1) + len(body).to_bytes(4, "big") + body
-    request.attributes.request.http.raw_body = body if provider.ConsumeBool() else framed
-    question = asked(request, None, lambda _: False)
+    sent = body if provider.ConsumeBool() else framed
+    question = asked(Question(path, headers, sent), lambda _: False)
     question.trace()
     try:
         question.remaining_s()

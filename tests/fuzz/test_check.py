@@ -1,16 +1,14 @@
 """Whatever a client sends, the router's Check answers: let go, or a refusal with a reason."""
 
-import asyncio
-from typing import Any, cast
-
-import grpc
-from envoy.service.auth.v3.external_auth_pb2 import CheckRequest
+import httptools
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from evenflow.openai.v1.chat_service_pb2 import CreateChatCompletionRequest
 from services.router.core.verdicts import Reason
-from services.router.inbound.check import CheckServicer
+from services.router.inbound.answers import Answer
+from services.router.inbound.asked import Question
+from services.router.inbound.check import Check
 from tests.fuzz.messages import (
     chat_completions,
     fields,
@@ -19,7 +17,7 @@ from tests.fuzz.messages import (
     mended,
     serialized,
 )
-from tests.unit.router.values import KEY, LIMITS, mesh
+from tests.unit.router.values import KEY, LIMITS, WEB, mesh
 
 REASONS = {each.value for each in Reason}
 INFERENCE = "/evenflow.inference.v1.InferenceService"
@@ -37,7 +35,9 @@ BODIES = framed(
     | mended(serialized(CHATS))
     | st.lists(fields()).map(b"".join)
 ) | st.binary(max_size=20)
-VALUES = st.text(max_size=30) | st.sampled_from(["", "é", "\0", "x" * 40_000, "٣S", "0S"])
+VALUES = st.text(max_size=30) | st.sampled_from(
+    ["", "é", "\0", "x" * 40_000, "٣S", "0S", "a\r\nx-evenflow-tenant: globex", "\n"]
+)
 HEADERS = st.fixed_dictionaries(
     {},
     optional={
@@ -50,74 +50,92 @@ HEADERS = st.fixed_dictionaries(
     },
 )
 PRINCIPALS = VALUES | st.sampled_from(
-    ["spiffe://evenflow.local/tenant/acme/web", "spiffe://evenflow.local/tenant/acme/*", "/", "*"]
+    [
+        WEB,
+        f"{WEB}\r\nx-evenflow-tenant: globex",
+        f"{WEB},{WEB}",
+        "spiffe://evenflow.local/tenant/acme/*",
+        "/",
+        "*",
+    ]
 )
 
 
-class Call:
-    def __init__(self, traceparent: str) -> None:
-        self._traceparent = traceparent
-
-    def invocation_metadata(self) -> tuple[tuple[str, str], ...]:
-        return (("traceparent", self._traceparent),)
+SAID = st.fixed_dictionaries(  # by Envoy; it sends no control characters, and we don't lean on it
+    {"x-evenflow-listener": st.sampled_from(["mesh", "frontend", ""])},
+    optional={"x-evenflow-peer": PRINCIPALS},
+)
 
 
 @st.composite
-def questions(draw: st.DrawFn) -> CheckRequest:
-    request = CheckRequest()
-    attributes = request.attributes
-    attributes.source.principal = draw(PRINCIPALS)
-    attributes.context_extensions["listener"] = draw(st.sampled_from(["mesh", "frontend"]))
-    attributes.request.http.path = draw(METHODS)
-    attributes.request.http.raw_body = draw(BODIES)
-    attributes.request.http.headers.update(draw(HEADERS))
-    return request
+def questions(draw: st.DrawFn) -> Question:
+    return Question(draw(METHODS), {**draw(HEADERS), **draw(SAID)}, draw(BODIES))
 
 
-def answered(request: CheckRequest, traceparent: str = "") -> Any:
+def answered(question: Question) -> Answer:
     of = mesh()
-    servicer = CheckServicer(of, LIMITS, grace_s=5.0, clock=lambda: 10.0)
-    context = cast(grpc.aio.ServicerContext, Call(traceparent))
-    response = asyncio.run(servicer.Check(request, context))
-    response.SerializeToString()  # its headers are text that can be sent
+    answer = Check(of, LIMITS, grace_s=5.0, clock=lambda: 10.0)(question)
     in_flight = sum(of.requests.load(each.address).requests for each in of.endpoints.all())
-    let_go_to_runtime = any(
-        option.header.key == "x-evenflow-endpoints" for option in response.ok_response.headers
-    )
+    let_go_to_runtime = "x-evenflow-endpoints" in dict(answer.headers)
     assert in_flight == let_go_to_runtime
-    return response
+    return answer
 
 
-@given(questions(), VALUES)
+class Reader:
+    """What a parser makes of an answer."""
+
+    def __init__(self) -> None:
+        self.headers: list[tuple[str, str]] = []
+        self.body = b""
+        self.ends = 0
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        self.headers.append((name.decode("latin-1"), value.decode("latin-1")))
+
+    def on_body(self, body: bytes) -> None:
+        self.body += body
+
+    def on_message_complete(self) -> None:
+        self.ends += 1
+
+
+@given(questions())
 @settings(deadline=None)
 def test_every_question_is_answered_with_a_reason_and_takes_a_slot_only_if_it_may_go(
-    request: CheckRequest, traceparent: str
+    question: Question,
 ) -> None:
-    response = answered(request, traceparent)
+    answer = answered(question)
 
-    if response.status.code == 0:
+    if answer.status == 200:
         return
-    headers = {
-        option.header.key: option.header.value for option in response.denied_response.headers
-    }
+    headers = dict(answer.headers)
+    assert 400 <= answer.status < 500
     assert headers["x-evenflow-reason"] in REASONS
     assert int(headers["grpc-status"]) > 0
     assert all(len(value) < 4096 and value.isascii() for value in headers.values())
 
 
+@given(questions(), st.booleans())
+@settings(deadline=None)
+def test_an_answer_is_read_as_what_it_says_and_nothing_else(question: Question, last: bool) -> None:
+    answer, reader = answered(question), Reader()
+    parser = httptools.HttpResponseParser(reader)
+
+    parser.feed_data(answer.encoded(last=last))
+
+    framing = {"content-length", "transfer-encoding", "connection"}
+    said = [each for each in reader.headers if each[0] not in framing]
+    assert said == list(answer.headers)
+    assert len(dict(said)) == len(said)
+    assert (parser.get_status_code(), reader.ends, reader.body) == (answer.status, 1, b"")
+
+
 @given(framed(mended(serialized(generate_requests()))))
 @settings(deadline=None)
 def test_a_known_tenants_body_is_let_go_or_blamed(body: bytes) -> None:
-    request = CheckRequest()
-    request.attributes.source.principal = "spiffe://evenflow.local/tenant/acme/web"
-    request.attributes.context_extensions["listener"] = "mesh"
-    request.attributes.request.http.path = f"{INFERENCE}/Generate"
-    request.attributes.request.http.raw_body = body
+    said = {"x-evenflow-listener": "mesh", "x-evenflow-peer": WEB}
 
-    response = answered(request)
+    headers = dict(answered(Question(f"{INFERENCE}/Generate", said, body)).headers)
 
-    headers = {
-        option.header.key: option.header.value for option in response.denied_response.headers
-    }
     if headers.get("x-evenflow-reason") == "FIELD_INVALID":
         assert headers["x-evenflow-field"]

@@ -14,7 +14,6 @@ from typing import Any
 import grpc
 import httpx
 from envoy.service.accesslog.v3.als_pb2_grpc import add_AccessLogServiceServicer_to_server
-from envoy.service.auth.v3.external_auth_pb2_grpc import add_AuthorizationServicer_to_server
 from envoy.service.discovery.v3.ads_pb2_grpc import (
     add_AggregatedDiscoveryServiceServicer_to_server,
 )
@@ -31,7 +30,7 @@ from services.router.inbound.discovery import Discovery
 from tests.fakes.envoy_router import FakeAccessLog, FakeCheck, let_go
 from tests.fakes.scripted_runtime import Script, ScriptedRuntime, chunk
 from tests.identities import TRUST_DOMAIN, Identities
-from tests.integration.envoy.mesh import ROOT, Envoy, running_envoy
+from tests.integration.envoy.mesh import ROOT, Envoy, check_socket, running_envoy
 
 IMAGE = ROOT / "client" / "evenflow" / "openai" / "v1" / "evenflow.binpb"
 CHAT = "/v1/chat/completions"
@@ -52,7 +51,7 @@ class Gateway:
     http: httpx.AsyncClient
     channel: grpc.aio.Channel
     stub: Any
-    router: grpc.aio.Server = field(repr=False)
+    router: AsyncExitStack = field(repr=False)  # close it, and the router is gone
     runtime_servers: list[grpc.aio.Server] = field(repr=False)
 
     @property
@@ -99,7 +98,8 @@ async def running_gateway(
         check, log, discovery = FakeCheck(_always(let_go(addresses))), FakeAccessLog(), Discovery()
         discovery.publish(snapshot)
         socket = folder / "router.sock"
-        asked = await stack.enter_async_context(router(socket, check, log, discovery))
+        asked = await stack.enter_async_context(AsyncExitStack())
+        await asked.enter_async_context(router(socket, check, log, discovery))
         envoy = await stack.enter_async_context(running_envoy(folder, socket))
         scheme = "https" if snapshot.data_plane.front_end_tls else "http"
         http = await stack.enter_async_context(
@@ -176,14 +176,14 @@ async def serving(
 @asynccontextmanager
 async def router(
     socket: Path, check: FakeCheck, log: FakeAccessLog, discovery: Discovery
-) -> AsyncIterator[grpc.aio.Server]:
+) -> AsyncIterator[None]:
     server = grpc.aio.server()
-    add_AuthorizationServicer_to_server(check, server)
     add_AccessLogServiceServicer_to_server(log, server)
     add_AggregatedDiscoveryServiceServicer_to_server(discovery, server)
     server.add_insecure_port(f"unix:{socket}")
     await server.start()
     try:
-        yield server
+        async with check.serving(check_socket(socket)):
+            yield
     finally:
         await server.stop(0)

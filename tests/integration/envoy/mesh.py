@@ -51,13 +51,25 @@ class Envoy:
         return 0
 
 
+def check_socket(router_socket: Path) -> Path:
+    """The router's other one, as tests call it."""
+    return router_socket.with_name("check.sock")
+
+
 @asynccontextmanager
 async def running_envoy(folder: Path, router_socket: Path) -> AsyncIterator[Envoy]:
     """Envoy from its start until it serves what the router's ADS says; killed at the end."""
     config = folder / "bootstrap.json"
     admin = folder / "admin.sock"
     log = folder / "envoy.log"
-    config.write_text(bootstrap(node="test", router_socket=router_socket, admin_socket=admin))
+    config.write_text(
+        bootstrap(
+            node="test",
+            router_socket=router_socket,
+            check_socket=check_socket(router_socket),
+            admin_socket=admin,
+        )
+    )
     with log.open("wb") as output:
         process = subprocess.Popen(  # noqa: ASYNC220 - returns at once
             [install(ROOT / ".evenflow"), "-c", config, *_FLAGS], stdout=output, stderr=output

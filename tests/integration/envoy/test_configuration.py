@@ -72,7 +72,7 @@ def test_envoy_serves_on_under_a_router_that_starts_again(tmp_path: Path) -> Non
     async def run() -> None:
         async with running_gateway(tmp_path) as gateway:
             gateway.play(answers)
-            await gateway.router.stop(0)
+            await gateway.router.aclose()
             socket = tmp_path / "router.sock"
             async with router(socket, gateway.check, gateway.log, gateway.discovery):
                 async with asyncio.timeout(10):

@@ -210,7 +210,7 @@ def test_what_envoy_answers_by_itself_is_openais_error(tmp_path: Path) -> None:
             for server in gateway.runtime_servers:
                 await server.stop(0)
             await _is_unavailable(gateway)
-            await gateway.router.stop(0)
+            await gateway.router.aclose()
             gateway.http.timeout = 30  # Envoy asks again for some seconds
             await _is_unavailable(gateway)
 

@@ -146,6 +146,7 @@ def _policy(folder: Path) -> Mapping[str, str]:
 def _router(folder: Path, net: Network, mesh: str) -> Mapping[str, str]:
     return {
         "ROUTER_SOCKET": str(folder / "run" / "router.sock"),
+        "ROUTER_CHECK_SOCKET": str(folder / "run" / "check.sock"),
         "ROUTER_OPERATOR_LISTEN": f"{net.address('router')}:9010",
         "ROUTER_MESH_LISTEN": mesh,
         "ROUTER_FRONTEND_LISTEN": f"127.0.0.1:{free_port()}",

@@ -10,6 +10,7 @@ from tests.config_table import documented, expected
 
 ENVIRON = {
     "ROUTER_SOCKET": "run/router.sock",
+    "ROUTER_CHECK_SOCKET": "run/check.sock",
     "ROUTER_OPERATOR_LISTEN": "127.0.0.1:9010",
     "ROUTER_MESH_LISTEN": "127.0.0.1:8443",
     "ROUTER_FRONTEND_LISTEN": "127.0.0.1:8080",

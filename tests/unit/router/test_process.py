@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any, cast
 
 import grpc
+import httpx
 from envoy.service.accesslog.v3.als_pb2_grpc import AccessLogServiceStub
-from envoy.service.auth.v3.external_auth_pb2_grpc import AuthorizationStub
 
 from deploy.local.aside import free_port
 from evenflow.policy.v1.tenant_service_pb2_grpc import add_TenantServiceServicer_to_server
@@ -24,7 +24,7 @@ from tests.fakes.request_records import FakeTelemetry
 from tests.fakes.runtime_states import FakeRuntime
 from tests.fakes.tenant_words import FakePolicy
 from tests.identities import Identities
-from tests.unit.router.test_servers import logged
+from tests.unit.router.test_servers import asked_over, logged
 from tests.unit.router.values import check_request, state, tenant
 
 
@@ -37,6 +37,7 @@ class Peers:
         self.policy = FakePolicy(PolicyWord("v1", (tenant(),)))
         self.telemetry = FakeTelemetry()
         self.socket = f"unix:{folder}/run/router.sock"
+        self.check_socket = f"{folder}/run/check.sock"
         self.operator = f"127.0.0.1:{free_port()}"
         self._folder = folder
 
@@ -67,6 +68,7 @@ class Peers:
         (self._folder / "salt").write_text("0123456789abcdef")
         return {
             "ROUTER_SOCKET": self.socket.removeprefix("unix:"),
+            "ROUTER_CHECK_SOCKET": self.check_socket,
             "ROUTER_OPERATOR_LISTEN": self.operator,
             "ROUTER_MESH_LISTEN": "127.0.0.1:8443",
             "ROUTER_FRONTEND_LISTEN": "127.0.0.1:8080",
@@ -111,8 +113,9 @@ def test_it_serves_envoy_and_operators_and_stops_when_told(tmp_path: Path) -> No
 async def operate(peers: Peers, operator: Any) -> None:
     endpoint = await ready(operator)
     async with channel(peers.socket, cast(Any, None), server="router") as envoy:
-        check: Any = AuthorizationStub(envoy).Check
-        assert (await check(check_request())).status.code == 0
+        asking = httpx.AsyncHTTPTransport(uds=peers.check_socket)
+        async with httpx.AsyncClient(transport=asking, base_url="http://router") as check:
+            assert (await asked_over(check, check_request())).status_code == 200
         log: Any = AccessLogServiceStub(envoy).StreamAccessLogs
         await log(iter([logged("r1")]))
     assert await peers.telemetry.told_of(1) == ["r1"]

@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any, cast
 
 import grpc
+import httpx
 import pytest
 from envoy.service.accesslog.v3.als_pb2 import StreamAccessLogsMessage
 from envoy.service.accesslog.v3.als_pb2_grpc import AccessLogServiceStub
-from envoy.service.auth.v3.external_auth_pb2_grpc import AuthorizationStub
 from google.rpc.error_details_pb2 import ErrorInfo
 from grpc_status import rpc_status
 from structlog.testing import capture_logs
@@ -25,9 +25,10 @@ from services.router.core.endings import Ended
 from services.router.core.models import Catalogue
 from services.router.core.requests import Request
 from services.router.inbound.access_log import AccessLogServicer
+from services.router.inbound.asked import Question
 from services.router.inbound.check import Mesh
 from services.router.inbound.discovery import Discovery
-from services.router.servers import sidecar_server
+from services.router.servers import check_socket, sidecar_server
 from tests.unit.router.test_log_entries import USAGE, entry
 from tests.unit.router.values import LIMITS, A, check_request, mesh
 
@@ -37,13 +38,28 @@ ACME = (("x-evenflow-tenant", "acme"),)
 class Sidecar:
     """A served router, and what it passed on to telemetry."""
 
-    def __init__(self, calls: grpc.aio.Channel, of: Mesh, recorded: list[Ended]) -> None:
-        self.check: Any = AuthorizationStub(calls).Check
+    def __init__(
+        self,
+        calls: grpc.aio.Channel,
+        check: httpx.AsyncClient,
+        of: Mesh,
+        recorded: list[Ended],
+    ) -> None:
+        self._check = check
         self.log: Any = AccessLogServiceStub(calls).StreamAccessLogs
         self.models = InferenceServiceStub(calls)
         self.openai_models = ModelsServiceStub(calls)
         self.mesh = of
         self.recorded = recorded
+
+    async def check(self, question: Question) -> httpx.Response:
+        return await asked_over(self._check, question)
+
+
+async def asked_over(http: httpx.AsyncClient, question: Question) -> httpx.Response:
+    """As Envoy asks: over HTTP/1.1."""
+    headers = dict(question.headers)
+    return await http.post(question.path, headers=headers, content=question.body)
 
 
 @asynccontextmanager
@@ -56,19 +72,25 @@ async def served(folder: Path) -> AsyncIterator[Sidecar]:
     def record(_request: Request, end: Ended) -> None:
         recorded.append(end)
 
+    asking = httpx.AsyncHTTPTransport(uds=str(folder / "check.sock"))
+    check = check_socket(of, LIMITS)
     server = sidecar_server(
         of,
-        LIMITS,
         catalogue,
         discovery=Discovery(),
         access_log=AccessLogServicer(of.requests, record),
     )
     server.listen(Address(address), None)
+    await check.listen(folder / "check.sock")
     await server.grpc.start()
     try:
-        async with channel(address, cast(Any, None), server="router") as calls:
-            yield Sidecar(calls, of, recorded)
+        async with (
+            channel(address, cast(Any, None), server="router") as calls,
+            httpx.AsyncClient(transport=asking, base_url="http://router") as http,
+        ):
+            yield Sidecar(calls, http, of, recorded)
     finally:
+        check.close()
         await server.grpc.stop(None)
 
 
@@ -92,7 +114,8 @@ def logged(request_id: str, *, path: str | None = None) -> StreamAccessLogsMessa
 
 def test_a_request_leaves_one_line_one_record_and_no_slot(tmp_path: Path) -> None:
     async def scenario(sidecar: Sidecar) -> None:
-        await sidecar.check(check_request())
+        answer = await sidecar.check(check_request())
+        assert (answer.status_code, answer.headers["x-evenflow-tenant"]) == (200, "acme")
         assert sidecar.mesh.requests.load(A).requests == 1
         await sidecar.log(iter([logged("r1"), logged("r1")]))
         assert sidecar.mesh.requests.load(A).requests == 0
@@ -120,9 +143,7 @@ def test_what_the_router_answers_itself_is_no_record(tmp_path: Path) -> None:
     path = "/evenflow.inference.v1.InferenceService/ListModels"
 
     async def scenario(sidecar: Sidecar) -> None:
-        request = check_request()
-        request.attributes.request.http.path = path
-        await sidecar.check(request)
+        await sidecar.check(check_request(path=path))
         await sidecar.log(iter([logged("r1", path=path)]))
         assert sidecar.recorded == []
 

@@ -2,9 +2,8 @@
 
 import hashlib
 import struct
+from dataclasses import replace
 from typing import Any
-
-from envoy.service.auth.v3.external_auth_pb2 import CheckRequest
 
 from evenflow.inference.v1 import inference_service_pb2 as inference_pb
 from services.router.core.admission import TimeLimits
@@ -13,6 +12,7 @@ from services.router.core.endings import Ended, Usage
 from services.router.core.endpoints import Endpoints, ModelState, Readiness, RuntimeState
 from services.router.core.requests import Decision, Requests
 from services.router.core.tenants import ApiKey, CacheSalts, PolicyView, Tenant, Tenants
+from services.router.inbound.asked import Question
 from services.router.inbound.check import Mesh
 
 GENERATE = "/evenflow.inference.v1.InferenceService/Generate"
@@ -117,24 +117,22 @@ def generate(**fields: Any) -> bytes:
     )
 
 
-def check_request(body: bytes | None = None, **headers: str) -> CheckRequest:
+def check_request(
+    body: bytes | None = None, *, path: str = GENERATE, peer: str = WEB, **headers: str
+) -> Question:
     """As Envoy asks on the mesh listener; `on_front_end` turns it into the other one's."""
-    request = CheckRequest()
-    request.attributes.source.principal = WEB
-    request.attributes.context_extensions["listener"] = "mesh"
-    request.attributes.request.time.FromSeconds(1_000)
-    http = request.attributes.request.http
-    http.path = GENERATE
-    http.raw_body = generate() if body is None else body
-    http.headers["x-request-id"] = "r1"
-    for name, value in headers.items():
-        http.headers[name.replace("_", "-")] = value
-    return request
+    said = {
+        "x-evenflow-listener": "mesh",
+        "x-evenflow-peer": peer,
+        "x-evenflow-received": "1000.000000",
+        "x-request-id": "r1",
+    }
+    named = {name.replace("_", "-"): value for name, value in headers.items()}
+    return Question(path, {**said, **named}, generate() if body is None else body)
 
 
-def on_front_end(request: CheckRequest, key: str | None = KEY) -> CheckRequest:
-    request.attributes.source.principal = ""
-    request.attributes.context_extensions["listener"] = "frontend"
-    if key is not None:
-        request.attributes.request.http.headers["authorization"] = f"Bearer {key}"
-    return request
+def on_front_end(question: Question, key: str | None = KEY) -> Question:
+    headers = {**question.headers, "x-evenflow-listener": "frontend"}
+    del headers["x-evenflow-peer"]
+    bearer = {} if key is None else {"authorization": f"Bearer {key}"}
+    return replace(question, headers={**headers, **bearer})
