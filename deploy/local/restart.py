@@ -173,13 +173,11 @@ def _router(mesh: _Mesh) -> None:
 
 def _envoy(mesh: _Mesh) -> None:
     admin = mesh.sockets / ADMIN
-    before = running(admin)
-    if before is None:
-        raise CannotRestart(f"Envoy does not answer on {admin}")
+    before = running(admin)  # None, too, if the last one that should have taken over died
 
     def handed_over() -> bool:
         seen = running(admin)
-        return seen is not None and seen.live and seen.epoch != before.epoch
+        return seen is not None and seen.live and (before is None or seen.epoch != before.epoch)
 
     mesh.control.signal(ENVOY, "HUP")
     why = "no new Envoy serves (logs/envoy.log says why; an older one may still have clients)"

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 import psutil
 import pytest
 
+from deploy.envoy.admin import Running
 from deploy.envoy.admin import running as running_envoy
 from deploy.envoy.hand_over import ADMIN
 from deploy.local.aside import surroundings
@@ -71,6 +72,11 @@ def envoys(mesh: Mesh) -> list[psutil.Process]:
     return sorted(launcher.children(), key=psutil.Process.create_time)
 
 
+def answering(mesh: Mesh) -> Running | None:
+    """The Envoy that has the admin socket."""
+    return running_envoy(mesh.home / "run" / ADMIN)
+
+
 def the_envoy(mesh: Mesh) -> psutil.Process:
     """Once there is only one."""
     until(lambda: len(envoys(mesh)) == 1)
@@ -95,9 +101,7 @@ def test_no_request_fails_while_everything_is_restarted(mesh: Mesh) -> None:
     assert all(each.answered > 0 for each in others.values())
     after = {name: state.pid for name, state in Programs(mesh.home).control.states().items()}
     assert {name for name in before if before[name] == after[name]} == {"envoy"}  # its launcher
-    seen = running_envoy(mesh.home / "run" / ADMIN)
-    assert seen is not None
-    assert (seen.epoch, seen.live) == (1, True)
+    assert answering(mesh) == Running(epoch=1, live=True)
 
 
 def test_envoy_lives_until_its_streams_have_ended(mesh: Mesh) -> None:
@@ -132,7 +136,7 @@ def test_a_new_envoy_that_dies_before_it_serves_costs_nothing(mesh: Mesh) -> Non
         serving = the_envoy(mesh)
         programs.control.stop("router")  # so that the new one waits for its configuration
         programs.control.signal("envoy", "HUP")
-        until(lambda: len(envoys(mesh)) == 2)
+        until(lambda: (seen := answering(mesh)) is not None and not seen.live)
         envoys(mesh)[1].kill()
         assert the_envoy(mesh) == serving
         programs.control.start("router")
