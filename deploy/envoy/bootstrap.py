@@ -108,7 +108,10 @@ def _check(socket: Path, connections: int) -> dict[str, Any]:
             "endpoints": [{"lb_endpoints": [{"endpoint": address}]}],
         },
         "circuit_breakers": {"thresholds": [most]},
-        "common_lb_config": {"healthy_panic_threshold": {"value": 0}},
+        "common_lb_config": {
+            "healthy_panic_threshold": {"value": 0},
+            "update_merge_window": "0s",  # workers hear that it is well at once, not 1 s later
+        },
         "health_checks": [_ASKED_FOR_ITS_HEALTH],
     }
 
