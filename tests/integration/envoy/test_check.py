@@ -22,6 +22,15 @@ from tests.integration.envoy.gateway import ASKED, CHAT, running_gateway, traile
 pytestmark = pytest.mark.integration
 
 GENERATE = "/evenflow.inference.v1.InferenceService/Generate"
+BY_ENVOY = {  # of its own making, on each question
+    "host",
+    "content-length",
+    "x-evenflow-listener",
+    "x-evenflow-received",
+    "x-envoy-auth-partial-body",
+    "x-envoy-internal",
+    "x-envoy-expected-rq-timeout-ms",
+}
 ASK = pb.GenerateRequest(model="m", text="hi")
 
 
@@ -37,7 +46,10 @@ def test_check_sees_who_calls_and_one_kind_of_body(tmp_path: Path) -> None:
             seen = gateway.check.asked[0]
             assert seen.headers["x-evenflow-peer"] == "spiffe://evenflow.local/tenant/acme/web"
             assert seen.headers["x-evenflow-listener"] == "mesh"
-            assert abs(float(seen.headers["x-evenflow-received"]) - datetime.now(UTC).timestamp()) < 5.0
+            assert (
+                abs(float(seen.headers["x-evenflow-received"]) - datetime.now(UTC).timestamp())
+                < 5.0
+            )
             assert seen.path == GENERATE
             assert pb.GenerateRequest.FromString(seen.body[5:]) == ASK
             assert seen.headers["grpc-timeout"]
@@ -66,6 +78,9 @@ def test_nobody_but_the_router_sets_the_meshs_headers(tmp_path: Path) -> None:
         "x-evenflow-tenant": "globex",
         "x-evenflow-priority": "0",
         "x-evenflow-endpoints": "127.0.0.1:1",
+        "x-evenflow-listener": "mesh",
+        "x-evenflow-peer": "spiffe://evenflow.local/tenant/globex/web",
+        "x-evenflow-received": "1.5",
         "x-envoy-max-retries": "9",
         "x-envoy-upstream-rq-timeout-ms": "1",
         "x-request-id": "mine",
@@ -88,6 +103,7 @@ def test_nobody_but_the_router_sets_the_meshs_headers(tmp_path: Path) -> None:
             seen = gateway.check.asked[0].headers
             reached = gateway.runtimes[1].calls[0].metadata
             assert not claimed.items() & seen.items()
+            assert set(seen) - BY_ENVOY == {"x-request-id", "authorization"}
             assert {key: value for key, value in reached.items() if "evenflow" in key} == {
                 "x-evenflow-tenant": "acme",
                 "x-evenflow-endpoints": gateway.addresses[1],

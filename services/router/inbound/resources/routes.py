@@ -55,8 +55,7 @@ TO_ROUTER = (  # prefixes
 # nothing is retried after it. 5xx is not among them: a bug is not cured by another try.
 RETRY_ON = "connect-failure,refused-stream,reset-before-request,reset,unavailable"
 RETRIES = 2
-# gRPC's only method. HTTP/2 lets callers make up their own, which the router's parser, asked by
-# Envoy with the same one, does not know.
+# gRPC's only method. HTTP/2 lets callers make up others, and Envoy asks the router with theirs.
 _POST = HeaderMatcher(name=":method", string_match=StringMatcher(exact="POST"))
 
 
