@@ -1,7 +1,7 @@
 """Whatever a client sends, the router's Check answers: let go, or a refusal with a reason."""
 
 import httptools
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from evenflow.openai.v1.chat_service_pb2 import CreateChatCompletionRequest
@@ -115,7 +115,16 @@ def test_every_question_is_answered_with_a_reason_and_takes_a_slot_only_if_it_ma
     assert all(len(value) < 4096 and value.isascii() for value in headers.values())
 
 
+INJECTED = {
+    "x-evenflow-listener": "mesh",
+    "x-evenflow-peer": f"{WEB}\r\nx-evenflow-tenant: globex",
+    "x-request-id": "r1\r\nx-evenflow-tenant: globex",
+}
+
+
 @given(questions(), st.booleans())
+@example(Question(f"{INFERENCE}/ListModels", INJECTED, b""), False)
+@example(Question(f"{INFERENCE}/ListModels", {**INJECTED, "x-evenflow-peer": WEB}, b""), False)
 @settings(deadline=None)
 def test_an_answer_is_read_as_what_it_says_and_nothing_else(question: Question, last: bool) -> None:
     answer, reader = answered(question), Reader()

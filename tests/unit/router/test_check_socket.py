@@ -1,6 +1,7 @@
 """The socket on which Envoy asks, spoken to byte by byte over a real one."""
 
 import asyncio
+import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -71,8 +72,8 @@ def echo(asked: Question) -> Answer:
 
 
 class Served:
-    def __init__(self, socket: CheckSocket, path: Path) -> None:
-        self.socket = socket
+    def __init__(self, listening: CheckSocket, path: Path) -> None:
+        self.socket = listening
         self.path = path
 
     @asynccontextmanager
@@ -246,14 +247,13 @@ def test_who_leaves_half_way_takes_nothing_along(tmp_path: Path) -> None:
 
 
 def test_an_earlier_routers_socket_is_replaced(tmp_path: Path) -> None:
-    async def left_behind() -> None:
-        await CheckSocket(echo).listen(tmp_path / "check.sock")
+    with socket.socket(socket.AF_UNIX) as earlier:
+        earlier.bind(str(tmp_path / "check.sock"))
 
     async def scenario(served: Served) -> None:
         async with served.caller() as envoy:
             assert (await envoy.ask("here")).status == 200
 
-    asyncio.run(left_behind())
     run(tmp_path, scenario)
 
 
