@@ -23,6 +23,7 @@ from services.chassis.server import CannotListen, Server
 from services.chassis.streams import keep_open
 from services.router.config import Config
 from services.router.core.admission import TimeLimits
+from services.router.core.circuits import Circuits
 from services.router.core.demands import WorkloadClass
 from services.router.core.endpoints import Endpoints
 from services.router.core.models import Catalogue
@@ -125,7 +126,12 @@ def _parts(config: Config, salts: CacheSalts) -> _Parts:
     publisher.publish()
     return _Parts(
         mesh=Mesh(
-            policy, endpoints, Requests(), salts, Revocations(gateway.revocations).has_serial
+            policy,
+            endpoints,
+            Requests(),
+            salts,
+            Circuits(_say),
+            Revocations(gateway.revocations).has_serial,
         ),
         catalogue=Catalogue(),
         discovery=discovery,
@@ -134,12 +140,20 @@ def _parts(config: Config, salts: CacheSalts) -> _Parts:
     )
 
 
+def _say(address: str, is_open: bool) -> None:
+    _log.warning("endpoint.circuit", endpoint=address, open=is_open)
+
+
 def _followers(config: Config, parts: _Parts) -> Iterator[Coroutine[Any, Any, None]]:
     tls, mesh = TlsFiles.in_folder(config.tls), parts.mesh
     clock = asyncio.get_running_loop().time
     keep = partial(keep_open, jitter=random.Random())  # noqa: S311 - spreads reconnects
     runtimes = RuntimeFollower(
-        mesh.endpoints, mesh.requests, parts.changed, silence_s=config.runtime_silence_s
+        mesh.endpoints,
+        mesh.requests,
+        mesh.circuits,
+        parts.changed,
+        silence_s=config.runtime_silence_s,
     )
     for each in config.runtimes:
         once = partial(runtimes.follow, GrpcRuntime(each.text, tls))
@@ -170,7 +184,8 @@ async def _wait_until_known(mesh: Mesh) -> None:
 
 
 def _access_log(config: Config, parts: _Parts) -> AccessLogServicer:
-    return AccessLogServicer(parts.mesh.requests, parts.records.add if config.telemetry else None)
+    record = parts.records.add if config.telemetry else None
+    return AccessLogServicer(parts.mesh.requests, parts.mesh.circuits, record)
 
 
 @dataclass(frozen=True, slots=True)

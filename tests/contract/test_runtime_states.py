@@ -11,6 +11,7 @@ import pytest
 
 from evenflow.runtime.v1 import runtime_service_pb2 as pb
 from evenflow.runtime.v1 import runtime_service_pb2_grpc as pb_grpc
+from services.router.core.circuits import Circuits
 from services.router.core.endpoints import Endpoints, Readiness
 from services.router.core.inflight import Load, Slot
 from services.router.core.requests import Requests
@@ -77,7 +78,7 @@ class Router:
         self.address = address
         self._changes: asyncio.Queue[tuple[str, ...]] = asyncio.Queue()
         self.follower = RuntimeFollower(
-            self.endpoints, self.requests, self._changed, silence_s=silence_s
+            self.endpoints, self.requests, Circuits(), self._changed, silence_s=silence_s
         )
 
     def _changed(self) -> None:

@@ -4,7 +4,7 @@ Cheap refusals first; what a caller may not use it learns nothing about, save th
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from services.router.core.demands import Demand, WorkloadClass
 from services.router.core.endpoints import Endpoint
@@ -29,13 +29,22 @@ class Pool:
 
     endpoints: Sequence[Endpoint]
     load: Callable[[str], Load]
+    is_open: Callable[[str], bool] = lambda _address: False  # its circuit
 
     def candidates(self, model: str) -> Sequence[Candidate]:
-        return ranked(
-            Candidate(each.address, each.left_out(model), there.tokens, there.requests)
-            for each in self.endpoints
-            for there in (self.load(each.address),)
-        )
+        """Circuits count only while some endpoint is without: a try is better than a refusal."""
+        seen = [self._candidate(each, model) for each in self.endpoints]
+        closed = [self._unless_open(each) for each in seen]
+        return ranked(closed if usable(closed) else seen)
+
+    def _candidate(self, endpoint: Endpoint, model: str) -> Candidate:
+        there = self.load(endpoint.address)
+        return Candidate(endpoint.address, endpoint.left_out(model), there.tokens, there.requests)
+
+    def _unless_open(self, candidate: Candidate) -> Candidate:
+        if candidate.left_out or not self.is_open(candidate.address):
+            return candidate
+        return replace(candidate, left_out="circuit open")
 
     def lacks(self, model: str) -> bool:
         """No runtime serves it, for sure: just started, or cut off from all, nobody knows."""

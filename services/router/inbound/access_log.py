@@ -13,8 +13,10 @@ import structlog
 from envoy.service.accesslog.v3.als_pb2 import StreamAccessLogsResponse
 from envoy.service.accesslog.v3.als_pb2_grpc import AccessLogServiceServicer
 
+from services.router.core.circuits import Circuits, outcomes
 from services.router.core.endings import Code, Ended
-from services.router.core.requests import Request, Requests
+from services.router.core.picking import usable
+from services.router.core.requests import Decision, Request, Requests
 from services.router.inbound.log_entries import ended
 
 _QUIET = ("/grpc.health.v1.Health/", "/grpc.reflection.")  # asked every second by machines
@@ -24,8 +26,14 @@ _log = structlog.get_logger("request")
 class AccessLogServicer(AccessLogServiceServicer):  # type: ignore[misc] # xds-protos has no types
     """`record` is told of each request that was meant for a runtime."""
 
-    def __init__(self, requests: Requests, record: Callable[[Request, Ended], None] | None) -> None:
+    def __init__(
+        self,
+        requests: Requests,
+        circuits: Circuits,
+        record: Callable[[Request, Ended], None] | None,
+    ) -> None:
         self._requests = requests
+        self._circuits = circuits
         self._record = record
         self._reading: set[asyncio.Task[None]] = set()
 
@@ -53,9 +61,16 @@ class AccessLogServicer(AccessLogServiceServicer):  # type: ignore[misc] # xds-p
         request = self._requests.end(end)
         if request is None or end.method.startswith(_QUIET):
             return
+        if request.decision is not None:
+            self._learn(request.decision, end)
         if self._record and (request.decision is None or request.decision.for_runtime):
             self._record(request, end)
         write_line(request, end)
+
+    def _learn(self, decision: Decision, end: Ended) -> None:
+        now_s = asyncio.get_running_loop().time()
+        for outcome in outcomes(usable(decision.candidates), end):
+            self._circuits.learn(outcome, began_unix_s=end.began_unix_s, now_s=now_s)
 
 
 def write_line(request: Request, end: Ended) -> None:

@@ -11,6 +11,7 @@ from opentelemetry import trace
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
 from services.router.core.admission import Pool, TimeLimits, decide
+from services.router.core.circuits import Circuits
 from services.router.core.demands import Demand, InvalidDemand, WorkloadClass
 from services.router.core.endpoints import Endpoints
 from services.router.core.inflight import Slot
@@ -39,6 +40,7 @@ class Mesh:
     endpoints: Endpoints
     requests: Requests
     salts: CacheSalts
+    circuits: Circuits
     revoked: Callable[[str], bool] = lambda _: False  # by the serial of a certificate
 
 
@@ -77,18 +79,22 @@ class Check:
             demand = demand_of(question.method, question.body)
             if demand is None:
                 return _Judged(caller, None, None)
-            return _Judged(caller, demand, self._decide(question, caller, demand))
+            return _Judged(caller, demand, self._decide(question, caller, demand, now_s))
         except InvalidDemand as error:
             refused = Refused(Reason.FIELD_INVALID, str(error), error.field)
         except InvalidBody as error:
             refused = Refused(Reason.BODY_INVALID, str(error))
         return _Judged(caller, None, refused)
 
-    def _decide(self, question: Asked, caller: Caller, demand: Demand) -> Verdict:
+    def _decide(self, question: Asked, caller: Caller, demand: Demand, now_s: float) -> Verdict:
         return decide(
             demand,
             caller.tenant,
-            Pool(self._mesh.endpoints.all(), self._mesh.requests.load),
+            Pool(
+                self._mesh.endpoints.all(),
+                self._mesh.requests.load,
+                lambda address: self._mesh.circuits.is_open(address, now_s),
+            ),
             remaining_s=question.remaining_s(),
             limits=self._limits,
         )
@@ -105,6 +111,7 @@ class Check:
             return let_go(_identity(decision))
         slot = Slot(verdict.endpoints[0], verdict.tokens, now_s + verdict.timeout_s + self._grace_s)
         self._mesh.requests.admit(decision, slot)
+        self._mesh.circuits.sent(slot.address, now_s)
         assert judged.caller is not None, "nobody unknown is admitted"
         tenant = judged.caller.tenant
         headers = (*_identity(decision), *_orders(verdict, tenant, self._mesh.salts.of(tenant)))

@@ -10,6 +10,7 @@ import structlog
 from evenflow.runtime.v1 import runtime_service_pb2 as pb
 from evenflow.runtime.v1.runtime_service_pb2_grpc import RuntimeServiceStub
 from services.chassis.identity import TlsFiles, channel
+from services.router.core.circuits import Circuits
 from services.router.core.endpoints import Endpoints, ModelState, Readiness, RuntimeState
 from services.router.core.requests import Requests
 from services.router.core.silence import LOOK_EVERY_S, Silence
@@ -69,12 +70,14 @@ class RuntimeFollower:
         self,
         endpoints: Endpoints,
         requests: Requests,
+        circuits: Circuits,
         changed: Callable[[], None],
         *,
         silence_s: float,
     ) -> None:
         self._endpoints = endpoints
         self._requests = requests
+        self._circuits = circuits
         self._changed = changed
         self._silence_s = silence_s
 
@@ -98,6 +101,7 @@ class RuntimeFollower:
         before = self._endpoints.get(address)
         if self._endpoints.saw(address, state):
             given_up = self._requests.restarted(address)
+            self._circuits.restarted(address)
             _log.warning("endpoint.restarted", endpoint=address, given_up=len(given_up))
         after = self._endpoints.get(address)
         if (before.ready, before.reachable) != (after.ready, after.reachable):

@@ -30,6 +30,9 @@ ENDED_WITHIN_S = 1.0
 CUT_S = 6.0
 FREED_WITHIN_S = 4.5  # the runtime's own pings: 1 s and 3 s
 USED_AGAIN_WITHIN_S = 5.0
+# Requests that met it tell of it when they end. Until then new ones are tried there first.
+LEARNT_WITHIN_S = 3.5
+TRIES = 2  # one every other second
 READY_WITHIN_S = 60.0
 TENANTS = """
 tenants:
@@ -48,6 +51,7 @@ class Seen:
     healed_s: float
     used_again_s: float
     struck: str
+    tried_again: int  # requests that were sent there once that was known to fail
 
     def there(self) -> list[Stream]:
         """What streamed from the struck runtime when it was cut off."""
@@ -68,6 +72,7 @@ def test_what_envoy_cannot_reach_ends_or_moves_on(tmp_path: Path, cut_off: tuple
         assert stream.ended_s - seen.cut_s < ENDED_WITHIN_S
     assert all(stream.lost_at(seen.cut_s) for stream in seen.failed())
     assert {stream.endpoint for stream in seen.failed()} == {seen.struck}
+    assert seen.tried_again <= TRIES
     assert seen.used_again_s - seen.healed_s < USED_AGAIN_WITHIN_S
 
 
@@ -99,7 +104,11 @@ async def half_open(folder: Path, cut_off: tuple[str, ...]) -> Seen:
                 await asyncio.to_thread(net.heal, "runtime-1", cut_off)
                 used_s = await load.until_used(struck, since_s=healed_s, within_s=10)
             await asked.until_idle(within_s=5)
-    return Seen(load.streams, cut_s, healed_s, used_s, struck)
+            learnt = [s for s in load.streams if s.began_within(cut_s + LEARNT_WITHIN_S, healed_s)]
+            told = [await asked.explain(stream.request_id) for stream in learnt]
+    assert len(told) > TRIES
+    tried_again = sum(each.outcome.attempts > 1 for each in told)
+    return Seen(load.streams, cut_s, healed_s, used_s, struck, tried_again)
 
 
 @asynccontextmanager

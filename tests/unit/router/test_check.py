@@ -284,7 +284,7 @@ def _without_endpoints() -> tuple[Any, ...]:
     whole = mesh()
     known = endpoints(A)
     known.lost(A)
-    return whole.policy, known, whole.requests, whole.salts
+    return whole.policy, known, whole.requests, whole.salts, whole.circuits
 
 
 TRACEPARENT = f"00-{'ab' * 16}-{'cd' * 8}-"

@@ -78,7 +78,7 @@ async def served(folder: Path) -> AsyncIterator[Sidecar]:
         of,
         catalogue,
         discovery=Discovery(),
-        access_log=AccessLogServicer(of.requests, record),
+        access_log=AccessLogServicer(of.requests, of.circuits, record),
     )
     server.listen(Address(address), None)
     await check.listen(folder / "check.sock")

@@ -7,6 +7,7 @@ from typing import Any
 
 from evenflow.inference.v1 import inference_service_pb2 as inference_pb
 from services.router.core.admission import TimeLimits
+from services.router.core.circuits import Circuits
 from services.router.core.demands import Demand, Output, Prompt, WorkloadClass
 from services.router.core.endings import Ended, Usage
 from services.router.core.endpoints import Endpoints, ModelState, Readiness, RuntimeState
@@ -79,7 +80,7 @@ def endpoints(*addresses: str) -> Endpoints:
 def mesh(*tenants: Tenant, now_s: float = 0.0) -> Mesh:
     view = PolicyView(stale_after_s=300.0)
     view.replaced(Tenants("v1", tenants or (tenant(),)), now_s)
-    return Mesh(view, endpoints(A, B), Requests(), CacheSalts(b"0123456789abcdef"))
+    return Mesh(view, endpoints(A, B), Requests(), CacheSalts(b"0123456789abcdef"), Circuits())
 
 
 def decision(request_id: str = "r1", **changes: Any) -> Decision:

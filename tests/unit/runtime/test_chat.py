@@ -52,7 +52,7 @@ def created(folder: Path, **changed: Any) -> pb.CreateChatCompletionResponse:
 
 def streamed(
     folder: Path, *, behaviour: Behaviour = QUICK, **changed: Any
-) -> tuple[list[Json], grpc.StatusCode, dict[str, str]]:
+) -> tuple[list[Any], grpc.StatusCode, dict[str, str]]:
     """The events' data; `[DONE]` as it is."""
 
     async def body(stubs: Stubs) -> Any:
