@@ -113,6 +113,14 @@ def _check(socket: Path, connections: int) -> dict[str, Any]:
             "update_merge_window": "0s",  # workers hear that it is well at once, not 1 s later
         },
         "health_checks": [_ASKED_FOR_ITS_HEALTH],
+        "typed_extension_protocol_options": {
+            "envoy.extensions.upstreams.http.v3.HttpProtocolOptions": {
+                "@type": f"{_TYPE}.upstreams.http.v3.HttpProtocolOptions",
+                "explicit_http_config": {"http_protocol_options": {}},
+                # A burst needs a connection for each question; they need not stay for Envoy's hour.
+                "common_http_protocol_options": {"idle_timeout": "10s"},
+            }
+        },
     }
 
 
