@@ -251,3 +251,17 @@ def test_every_answer_names_the_request(tmp_path: Path) -> None:
                 assert answer.headers["x-request-id"] == name
 
     asyncio.run(run())
+
+
+@pytest.mark.parametrize("http2", [False, True])
+def test_an_answer_to_head_has_no_body(tmp_path: Path, http2: bool) -> None:
+    async def run() -> None:
+        async with running_gateway(tmp_path) as gateway:
+            base = gateway.http.base_url
+            async with httpx.AsyncClient(base_url=base, http1=not http2, http2=http2) as client:
+                answer = await client.head("/nowhere")
+                assert (answer.status_code, answer.content) == (404, b"")
+                assert answer.headers["x-evenflow-reason"] == "PATH_NOT_FOUND"
+                assert (await client.get("/nowhere")).json()["error"]["code"] == "PATH_NOT_FOUND"
+
+    asyncio.run(run())

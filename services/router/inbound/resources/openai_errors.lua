@@ -81,6 +81,17 @@ local function error_object(headers, status, message)
   })
 end
 
+function envoy_on_request(handle)
+  if handle:headers():get(":method") == "HEAD" then
+    handle:streamInfo():dynamicMetadata():set("evenflow.errors", "head", true)
+  end
+end
+
+-- An answer to HEAD has no body, whatever went wrong.
+local function wants_a_body(handle)
+  return handle:streamInfo():dynamicMetadata():get("evenflow.errors") == nil
+end
+
 -- A header object dies when body() waits, so it is read before and asked for again after.
 function envoy_on_response(handle)
   local headers = handle:headers()
@@ -94,6 +105,9 @@ function envoy_on_response(handle)
   end
   if status < "400" then
     headers:remove("grpc-status") -- a failure keeps it: the access log tells the router
+    return
+  end
+  if not wants_a_body(handle) then
     return
   end
   local body = handle:body(true)
