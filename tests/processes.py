@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import subprocess
 import sys
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
@@ -10,9 +11,24 @@ from typing import Any
 from grpc_health.v1.health_pb2 import HealthCheckRequest, HealthCheckResponse
 from grpc_health.v1.health_pb2_grpc import HealthStub
 
+from deploy.local.aside import READY_WITHIN_S, ROOT
 from services.chassis.identity import TlsFiles, channel
 
 _SOON_S = 20.0  # a busy machine takes seconds to import gRPC
+
+
+def ended(*command: str, environ: Mapping[str, str]) -> subprocess.CompletedProcess[str]:
+    """A command of ours, run in the project's folder to its end."""
+    return subprocess.run(
+        command,
+        cwd=ROOT,
+        env=environ,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=READY_WITHIN_S,
+        stdin=subprocess.DEVNULL,
+    )
 
 
 @asynccontextmanager

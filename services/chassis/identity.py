@@ -133,14 +133,18 @@ def channel(
     on disk now, so open a new channel on each reconnect to follow a rotation.
     """
     if address.startswith("unix:"):
-        return grpc.aio.insecure_channel(address, options=[*options, _UNIX_AUTHORITY])
+        return grpc.aio.insecure_channel(
+            address, options=[*options, _OWN_CONNECTION, _UNIX_AUTHORITY]
+        )
     material = files.read()
     credentials = grpc.ssl_channel_credentials(
         material.authorities, material.key, material.certificate
     )
     name = f"{server}.{certificate_trust_domain(material.certificate)}"
     return grpc.aio.secure_channel(
-        address, credentials, options=[*options, ("grpc.ssl_target_name_override", name)]
+        address,
+        credentials,
+        options=[*options, _OWN_CONNECTION, ("grpc.ssl_target_name_override", name)],
     )
 
 
@@ -168,6 +172,8 @@ def peer_id(context: grpc.aio.ServicerContext) -> SpiffeId | None:
     return None
 
 
+# One channel's back-off after failures is no other's, though both go to the same address.
+_OWN_CONNECTION = ("grpc.use_local_subchannel_pool", 1)
 _UNIX_AUTHORITY = ("grpc.default_authority", "localhost")  # a path is no valid HTTP/2 authority
 
 

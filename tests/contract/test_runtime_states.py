@@ -11,7 +11,7 @@ import pytest
 
 from evenflow.runtime.v1 import runtime_service_pb2 as pb
 from evenflow.runtime.v1 import runtime_service_pb2_grpc as pb_grpc
-from services.router.core.circuits import Circuits
+from services.router.core.circuits import OPENS_AFTER, Circuits, Outcome
 from services.router.core.endpoints import Endpoints, Readiness
 from services.router.core.inflight import Load, Slot
 from services.router.core.requests import Requests
@@ -75,10 +75,11 @@ class Router:
     def __init__(self, address: str, silence_s: float = PATIENCE_S) -> None:
         self.endpoints = Endpoints([address])
         self.requests = Requests()
+        self.circuits = Circuits()
         self.address = address
         self._changes: asyncio.Queue[tuple[str, ...]] = asyncio.Queue()
         self.follower = RuntimeFollower(
-            self.endpoints, self.requests, Circuits(), self._changed, silence_s=silence_s
+            self.endpoints, self.requests, self.circuits, self._changed, silence_s=silence_s
         )
 
     def _changed(self) -> None:
@@ -153,9 +154,13 @@ def test_a_restart_frees_what_the_process_before_had(connect: Connect) -> None:
         async with following(connect, state()) as (fake, router):
             await router.next_in_service()
             router.requests.admit(decision(), Slot(router.address, 100, 1e9))
+            for began in range(OPENS_AFTER):
+                failed = Outcome(router.address, succeeded=False)
+                router.circuits.learn(failed, began_s=began, now_s=0.0)
             fake.say(state(instance_id="second", draining=True))
             assert await router.next_in_service() == ()
             assert router.requests.load(router.address) == Load(0, 0)
+            assert not router.circuits.is_open(router.address, 0.0)
 
     asyncio.run(scenario())
 

@@ -61,6 +61,17 @@ def delta(text: str) -> Any:
     return inference.GenerateResponse(delta=inference.Delta(text=text, tokens=1))
 
 
+def in_two_parts(go_on: asyncio.Event) -> Script:
+    """Generate's "a" at once, "b" when told to."""
+
+    async def script(_: Any) -> AsyncIterator[Any]:
+        yield delta("a")
+        await go_on.wait()
+        yield delta("b")
+
+    return script
+
+
 class ScriptedRuntime(ChatServiceServicer, InferenceServiceServicer):
     """Set `script`; read `calls`. `cancelled` is set when a call is cancelled under it."""
 

@@ -7,6 +7,7 @@ A stream's end may be told minutes after its beginning. So failures and successe
 by when their requests began: one success takes back every failure that began before it.
 """
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
@@ -38,9 +39,9 @@ def outcomes(order: Sequence[str], end: Ended) -> Iterator[Outcome]:
 
 @dataclass(slots=True)
 class _Circuit:
-    failures: list[float] = field(default_factory=list)  # when their requests began, Unix s
-    succeeded_unix_s: float = 0.0  # when the last request that succeeded began
-    closed_until_s: float = 0.0  # to requests
+    failures: list[float] = field(default_factory=list)  # when their requests began
+    succeeded_s: float = -math.inf  # when the last request that succeeded began
+    shut_until_s: float = 0.0  # to new requests
 
     @property
     def broken(self) -> bool:
@@ -57,23 +58,23 @@ class Circuits:
     def is_open(self, address: str, now_s: float) -> bool:
         """New requests stay away."""
         circuit = self._by_address.get(address)
-        return circuit is not None and circuit.broken and now_s < circuit.closed_until_s
+        return circuit is not None and circuit.broken and now_s < circuit.shut_until_s
 
     def sent(self, address: str, now_s: float) -> None:
         """A request goes there. Where the circuit is half open, it is the only one for a while."""
         circuit = self._by_address.get(address)
         if circuit is not None and circuit.broken:
-            circuit.closed_until_s = now_s + TRIED_AGAIN_AFTER_S
+            circuit.shut_until_s = now_s + TRIED_AGAIN_AFTER_S
 
-    def learn(self, outcome: Outcome, *, began_unix_s: float, now_s: float) -> None:
+    def learn(self, outcome: Outcome, *, began_s: float, now_s: float) -> None:
         circuit = self._by_address.setdefault(outcome.address, _Circuit())
         was_broken = circuit.broken
         if outcome.succeeded:
-            circuit.succeeded_unix_s = max(circuit.succeeded_unix_s, began_unix_s)
-            circuit.failures = [at for at in circuit.failures if at > circuit.succeeded_unix_s]
-        elif began_unix_s > circuit.succeeded_unix_s:
-            circuit.failures = sorted([*circuit.failures, began_unix_s])[-OPENS_AFTER:]
-            circuit.closed_until_s = now_s + TRIED_AGAIN_AFTER_S
+            circuit.succeeded_s = max(circuit.succeeded_s, began_s)
+            circuit.failures = [at for at in circuit.failures if at > circuit.succeeded_s]
+        elif began_s > circuit.succeeded_s:
+            circuit.failures = sorted([*circuit.failures, began_s])[-OPENS_AFTER:]
+            circuit.shut_until_s = now_s + TRIED_AGAIN_AFTER_S
         if circuit.broken is not was_broken:
             self._changed(outcome.address, circuit.broken)
 

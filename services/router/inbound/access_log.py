@@ -69,8 +69,10 @@ class AccessLogServicer(AccessLogServiceServicer):  # type: ignore[misc] # xds-p
 
     def _learn(self, decision: Decision, end: Ended) -> None:
         now_s = asyncio.get_running_loop().time()
+        # Not Envoy's own time of its beginning: a wall clock jumps. This is 100 ms late at most.
+        began_s = now_s - end.duration_s
         for outcome in outcomes(usable(decision.candidates), end):
-            self._circuits.learn(outcome, began_unix_s=end.began_unix_s, now_s=now_s)
+            self._circuits.learn(outcome, began_s=began_s, now_s=now_s)
 
 
 def write_line(request: Request, end: Ended) -> None:

@@ -10,13 +10,13 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from services.router.core.demands import InvalidDemand
+from services.router.inbound.resources.names import FRONT_END
 
 # Of Envoy's question, by Envoy itself: resources/checking.py
 LISTENER_HEADER = "x-evenflow-listener"
 PEER_HEADER = "x-evenflow-peer"
 SERIAL_HEADER = "x-evenflow-serial"
 RECEIVED_HEADER = "x-evenflow-received"
-FRONT_END = "frontend"
 
 _BEARER = "bearer "
 _LONGEST_METHOD = 200  # of any of ours; what is kept with each decision is bounded

@@ -12,7 +12,6 @@ from evenflow.telemetry.v1.endpoint_service_pb2_grpc import EndpointServiceStub
 from services.chassis.identity import TlsFiles, channel
 from services.router.core.endpoints import Endpoints, Standing
 
-_OPTIONS = (("grpc.use_local_subchannel_pool", 1),)  # no back-off inherited from a channel before
 _LOOK_EVERY_S = 0.25
 _NUMBERS = {
     Standing.UNREACHABLE: pb.ENDPOINT_STATE_UNREACHABLE,
@@ -47,9 +46,7 @@ class GrpcEndpointStates:
 
         Raises grpc.aio.AioRpcError or OSError when telemetry can't be reached.
         """
-        async with channel(
-            self._address, self._tls, server="telemetry", options=_OPTIONS
-        ) as opened:
+        async with channel(self._address, self._tls, server="telemetry") as opened:
             await EndpointServiceStub(opened).ReportEndpoints(_messages(counts))
 
 

@@ -13,7 +13,6 @@ from services.chassis.identity import TlsFiles, channel
 from services.router.classes import WORKLOAD_CLASSES
 from services.router.core.tenants import ApiKey, InvalidSnapshot, PolicyView, Tenant, Tenants
 
-_OPTIONS = (("grpc.use_local_subchannel_pool", 1),)  # no back-off inherited from a channel before
 _log = structlog.get_logger(__name__)
 
 
@@ -37,7 +36,7 @@ class GrpcPolicy:
         self._tls = tls
 
     async def words(self) -> AsyncGenerator[PolicyWord, None]:
-        async with channel(self._address, self._tls, server="policy", options=_OPTIONS) as opened:
+        async with channel(self._address, self._tls, server="policy") as opened:
             call = TenantServiceStub(opened).WatchTenants(pb.WatchTenantsRequest())
             version: str | None = None
             try:

@@ -20,7 +20,6 @@ from services.router.classes import NUMBERS
 from services.router.core.endings import Ended
 from services.router.core.requests import Decision, Request
 
-_OPTIONS = (("grpc.use_local_subchannel_pool", 1),)  # no back-off inherited from a channel before
 _MOST_AT_ONCE = 500  # records in one message, about 100 KiB
 _GATHER_S = 0.05  # records wait this long for company
 _CONNECT_S = 5.0
@@ -84,9 +83,7 @@ class GrpcTelemetry:
         self._tls = tls
 
     async def report(self, batches: AsyncIterator[Sequence[Record]]) -> None:
-        async with channel(
-            self._address, self._tls, server="telemetry", options=_OPTIONS
-        ) as opened:
+        async with channel(self._address, self._tls, server="telemetry") as opened:
             async with asyncio.timeout(_CONNECT_S):
                 await opened.channel_ready()  # no batch is taken for a peer who is away
             await RecordServiceStub(opened).ReportRequests(_messages(batches))

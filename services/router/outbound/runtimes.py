@@ -15,7 +15,6 @@ from services.router.core.endpoints import Endpoints, ModelState, Readiness, Run
 from services.router.core.requests import Requests
 from services.router.core.silence import LOOK_EVERY_S, Silence
 
-_OPTIONS = (("grpc.use_local_subchannel_pool", 1),)  # no back-off inherited from a channel before
 # For the TLS handshake and the first state. Where packets are lost, the next try comes soon enough
 # after they are not; TCP by itself would wait twice as long for each of its own.
 _CONNECT_S = 3.0
@@ -47,7 +46,7 @@ class GrpcRuntime:
         self._tls = tls
 
     async def states(self) -> AsyncGenerator[RuntimeState, None]:
-        async with channel(self.address, self._tls, server="runtime", options=_OPTIONS) as opened:
+        async with channel(self.address, self._tls, server="runtime") as opened:
             call = RuntimeServiceStub(opened).WatchState(pb.WatchStateRequest())
             try:
                 async for response in call:
@@ -56,7 +55,7 @@ class GrpcRuntime:
                 call.cancel()  # a no-op once the stream has ended
 
     async def drain(self, *, within_s: float) -> None:
-        async with channel(self.address, self._tls, server="runtime", options=_OPTIONS) as opened:
+        async with channel(self.address, self._tls, server="runtime") as opened:
             await RuntimeServiceStub(opened).Drain(pb.DrainRequest(), timeout=within_s)
 
 

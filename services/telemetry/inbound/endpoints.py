@@ -1,6 +1,5 @@
 """Takes what routers know of their endpoints: how many are in each state, while they say so."""
 
-import asyncio
 from collections import Counter
 from collections.abc import AsyncIterator, Mapping
 
@@ -8,7 +7,7 @@ import grpc
 
 from evenflow.telemetry.v1 import endpoint_service_pb2 as pb
 from evenflow.telemetry.v1 import endpoint_service_pb2_grpc as pb_grpc
-from services.chassis.logs import add_facts
+from services.telemetry.inbound.open_streams import OpenStreams
 
 SERVICE: str = pb.DESCRIPTOR.services_by_name["EndpointService"].full_name
 
@@ -26,7 +25,8 @@ class EndpointServicer(pb_grpc.EndpointServiceServicer):
     """The last word of each stream that is open."""
 
     def __init__(self) -> None:
-        self._words: dict[asyncio.Timeout, Mapping[str, int]] = {}
+        self._words: dict[grpc.aio.ServicerContext, Mapping[str, int]] = {}
+        self._streams = OpenStreams()
 
     def counts(self) -> Mapping[str, int]:
         """Of every state, over all routers; empty while no router reports."""
@@ -38,25 +38,20 @@ class EndpointServicer(pb_grpc.EndpointServiceServicer):
         return totals
 
     def close(self) -> None:
-        """Answers all streams, which would otherwise last as long as their routers."""
-        for stream in self._words:
-            stream.reschedule(asyncio.get_running_loop().time())
+        """Answers all streams."""
+        self._streams.close()
 
     async def ReportEndpoints(  # noqa: N802 - the name is the proto's
         self,
         request_iterator: AsyncIterator[pb.ReportEndpointsRequest],
         context: grpc.aio.ServicerContext,
     ) -> pb.ReportEndpointsResponse:
-        stream = asyncio.timeout(None)
         try:
-            async with stream:
-                self._words[stream] = {}
+            async with self._streams.one():
                 async for request in request_iterator:
-                    self._words[stream] = _word(request)
-        except TimeoutError:
-            add_facts(ended_by="drain")
+                    self._words[context] = _word(request)
         finally:
-            self._words.pop(stream, None)
+            self._words.pop(context, None)
         return pb.ReportEndpointsResponse()
 
 

@@ -1,6 +1,5 @@
 """Takes the routers' request records: decode, count, no decisions."""
 
-import asyncio
 from collections.abc import AsyncIterator, Callable
 
 import grpc
@@ -18,6 +17,7 @@ from services.telemetry.core.records import (
     Usage,
     WorkloadClass,
 )
+from services.telemetry.inbound.open_streams import OpenStreams
 
 SERVICE: str = pb.DESCRIPTOR.services_by_name["RecordService"].full_name
 
@@ -35,14 +35,13 @@ class RecordServicer(pb_grpc.RecordServiceServicer):
 
     def __init__(self, take: Callable[[Observation], None]) -> None:
         self._take = take
-        self._streams: set[asyncio.Timeout] = set()
+        self._streams = OpenStreams()
         self.taken = 0
         self.refused = 0
 
     def close(self) -> None:
-        """Answers all streams, which would otherwise last as long as their routers."""
-        for stream in self._streams:
-            stream.reschedule(asyncio.get_running_loop().time())
+        """Answers all streams."""
+        self._streams.close()
 
     async def ReportRequests(  # noqa: N802 - the name is the proto's
         self,
@@ -50,16 +49,11 @@ class RecordServicer(pb_grpc.RecordServiceServicer):
         context: grpc.aio.ServicerContext,
     ) -> pb.ReportRequestsResponse:
         taken = 0
-        stream = asyncio.timeout(None)
         try:
-            async with stream:
-                self._streams.add(stream)
+            async with self._streams.one():
                 async for request in request_iterator:
                     taken += self._take_all(request)
-        except TimeoutError:
-            add_facts(ended_by="drain")
         finally:
-            self._streams.discard(stream)
             add_facts(records=taken)
         return pb.ReportRequestsResponse(records=taken)
 

@@ -17,7 +17,7 @@ from evenflow.inference.v1.inference_service_pb2_grpc import InferenceServiceStu
 from services.chassis.identity import TlsFiles, channel
 from services.router.core.snapshot import HostPort
 from tests.fakes.envoy_router import let_go
-from tests.fakes.scripted_runtime import ScriptedRuntime, delta
+from tests.fakes.scripted_runtime import ScriptedRuntime, delta, in_two_parts
 from tests.identities import Identities
 from tests.integration.envoy.gateway import (
     CHAT,
@@ -95,14 +95,9 @@ def test_only_a_runtime_is_sent_requests(tmp_path: Path) -> None:
 def test_certificates_rotate_under_an_open_stream(tmp_path: Path) -> None:
     go_on = asyncio.Event()
 
-    async def in_two_parts(_: Any) -> AsyncIterator[Any]:
-        yield delta("a")
-        await go_on.wait()
-        yield delta("b")
-
     async def run() -> None:
         async with running_gateway(tmp_path) as gateway:
-            gateway.play(in_two_parts)
+            gateway.play(in_two_parts(go_on))
             call = gateway.stub.Generate(ASK)
             await call.read()
 

@@ -17,7 +17,7 @@ from evenflow.inference.v1 import inference_service_pb2 as pb
 from evenflow.inference.v1.inference_service_pb2_grpc import InferenceServiceStub
 from evenflow.revocations import pem_of, signed_list
 from services.chassis.identity import TlsFiles, channel
-from tests.fakes.scripted_runtime import delta
+from tests.fakes.scripted_runtime import delta, in_two_parts
 from tests.integration.envoy.gateway import Gateway, running_gateway, trusting
 
 pytestmark = pytest.mark.integration
@@ -63,14 +63,9 @@ def revoking(caller: TlsFiles, authority: Path) -> Authority:
 def test_a_revoked_certificate_opens_no_connection_and_others_do(tmp_path: Path) -> None:
     go_on = asyncio.Event()
 
-    async def in_two_parts(_: Any) -> AsyncIterator[Any]:
-        yield delta("a")
-        await go_on.wait()
-        yield delta("b")
-
     async def run() -> None:
         async with running_gateway(tmp_path) as gateway:
-            gateway.play(in_two_parts)
+            gateway.play(in_two_parts(go_on))
             bad, good = gateway.identities.tenant("acme"), gateway.identities.tenant("globex")
             mesh = str(gateway.snapshot.data_plane.mesh)
             async with channel(mesh, bad, server="gateway") as before:

@@ -11,7 +11,7 @@ import pytest
 
 from evenflow.inference.v1 import inference_service_pb2 as pb
 from tests.fakes.envoy_router import let_go
-from tests.fakes.scripted_runtime import delta
+from tests.fakes.scripted_runtime import delta, in_two_parts
 from tests.integration.envoy.gateway import Gateway, running_gateway, trailers_of
 
 pytestmark = pytest.mark.integration
@@ -119,15 +119,10 @@ def test_an_endpoint_that_leaves_keeps_its_streams(tmp_path: Path) -> None:
     removed = r"cluster\.runtime\.membership_change"
     go_on = asyncio.Event()
 
-    async def in_two_parts(_: Any) -> AsyncIterator[Any]:
-        yield delta("a")
-        await go_on.wait()
-        yield delta("b")
-
     async def run() -> None:
         async with running_gateway(tmp_path) as gateway:
             first, second = gateway.runtimes
-            first.script, second.script = in_two_parts, answers
+            first.script, second.script = in_two_parts(go_on), answers
             call = gateway.stub.Generate(ASK)
             await call.read()
 

@@ -18,8 +18,9 @@ from evenflow.certificates import issue, read_authority
 from evenflow.home import authority_folder, service_folder, service_id
 from tests.integration.faults.disks import Disk, disk
 from tests.integration.faults.streams import Load
-from tests.integration.whole.mesh import ROOT, Mesh, running
+from tests.integration.whole.mesh import Mesh, running
 from tests.integration.whole.programs import Programs, until
+from tests.processes import ended
 
 SIZE_MB = 160  # what a run asks for, thrice
 STREAMS = 8
@@ -39,15 +40,8 @@ def small() -> Iterator[Disk]:
 
 def start(home: Path) -> "subprocess.CompletedProcess[str]":
     """Of a mesh that must not come up."""
-    return subprocess.run(
-        [sys.executable, "-m", "deploy.local", "simulate"],
-        cwd=ROOT,
-        env=surroundings(home, *mesh_ports()),
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=60,
-    )
+    environ = surroundings(home, *mesh_ports())
+    return ended(sys.executable, "-m", "deploy.local", "simulate", environ=environ)
 
 
 def written(folder: Path) -> dict[str, bytes]:

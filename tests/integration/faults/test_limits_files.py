@@ -2,7 +2,6 @@
 
 import asyncio
 import socket
-import subprocess
 from collections.abc import AsyncIterator, Iterator
 from contextlib import ExitStack, asynccontextmanager, contextmanager
 from pathlib import Path
@@ -14,8 +13,9 @@ from deploy.local.aside import aside, mesh_ports, surroundings
 from evenflow.client import Client
 from evenflow.errors import Unreachable
 from tests.integration.faults.streams import Load
-from tests.integration.whole.mesh import ROOT, Mesh
+from tests.integration.whole.mesh import Mesh
 from tests.integration.whole.programs import Programs, until
+from tests.processes import ended
 
 FILES = 1_024  # the fewest that a mesh starts with
 CONNECTIONS = FILES // 2  # that its Envoy takes
@@ -42,15 +42,8 @@ def mesh() -> Iterator[Mesh]:
 
 
 def test_a_start_with_too_few_says_how_many_it_needs(tmp_path: Path) -> None:
-    done = subprocess.run(
-        ["sh", "-c", "ulimit -n 512; exec .venv/bin/python -m deploy.local simulate"],
-        cwd=ROOT,
-        env=surroundings(tmp_path, *mesh_ports()),
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=60,
-    )
+    few = "ulimit -n 512; exec .venv/bin/python -m deploy.local simulate"
+    done = ended("sh", "-c", few, environ=surroundings(tmp_path, *mesh_ports()))
 
     assert done.returncode == 1
     assert done.stderr == (

@@ -12,6 +12,7 @@ import psutil
 
 from deploy.local import aside
 from deploy.local.aside import READY_WITHIN_S, mesh_ports
+from tests.processes import ended
 
 ROOT = Path(__file__).resolve().parents[3]
 ENDED_WITHIN_S = 10.0  # what the README promises
@@ -64,15 +65,7 @@ def surroundings(home: Path) -> dict[str, str]:
 
 def run_to_its_end(environ: dict[str, str]) -> subprocess.CompletedProcess[str]:
     """For starts that must fail."""
-    return subprocess.run(
-        [sys.executable, "-m", "deploy.local", "run"],
-        cwd=ROOT,
-        env=environ,
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=READY_WITHIN_S,
-    )
+    return ended(sys.executable, "-m", "deploy.local", "run", environ=environ)
 
 
 @contextmanager

@@ -15,12 +15,12 @@ from evenflow.blocking import BlockingClient
 from evenflow.home import tenant_folder
 from tests.integration.local.local_run import (
     ENDED_WITHIN_S,
-    ROOT,
     LocalRun,
     local_run,
     run_to_its_end,
     surroundings,
 )
+from tests.processes import ended
 
 pytestmark = pytest.mark.integration
 
@@ -33,16 +33,8 @@ def mesh(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalRun]:
 
 def evenflow(mesh: LocalRun, *arguments: str) -> subprocess.CompletedProcess[str]:
     program = "from evenflow.cli.main import main; main()"
-    return subprocess.run(
-        [sys.executable, "-c", program, *arguments],
-        cwd=ROOT,
-        env={**mesh.environ, "COLUMNS": "200"},
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=60,
-        stdin=subprocess.DEVNULL,
-    )
+    environ = {**mesh.environ, "COLUMNS": "200"}
+    return ended(sys.executable, "-c", program, *arguments, environ=environ)
 
 
 def test_a_tenant_s_question_is_answered_before_it_says_ready(mesh: LocalRun) -> None:

@@ -6,14 +6,11 @@ from typing import Any
 import pytest
 from google.rpc.error_details_pb2 import BadRequest, ErrorInfo, RetryInfo
 from google.rpc.status_pb2 import Status
-from opentelemetry.sdk.trace import TracerProvider
-from opentelemetry.sdk.trace.export import SimpleSpanProcessor
-from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
 from evenflow.inference.v1 import inference_service_pb2 as inference_pb
 from evenflow.openai.v1 import chat_service_pb2 as openai_pb
+from services.router.core.circuits import OPENS_AFTER, TRIED_AGAIN_AFTER_S, Outcome
 from services.router.core.verdicts import Reason
-from services.router.inbound import check
 from services.router.inbound.answers import DEADLINE_EXCEEDED, UNAVAILABLE, Answer, grpc_code
 from services.router.inbound.asked import Question
 from services.router.inbound.check import Check, Mesh
@@ -24,6 +21,7 @@ from tests.unit.router.values import (
     A,
     B,
     check_request,
+    ended,
     endpoints,
     framed,
     generate,
@@ -93,6 +91,20 @@ def test_each_admission_weighs_on_the_next_pick() -> None:
 
     picks = [headers(each)["x-evenflow-endpoints"] for each in (first, second)]
     assert picks == [f"{A},{B}", f"{B},{A}"]
+
+
+def test_a_half_open_circuit_is_tried_by_one_request() -> None:
+    shared = mesh()
+    for began in range(OPENS_AFTER):
+        failed = Outcome(A, succeeded=False)
+        shared.circuits.learn(failed, began_s=began, now_s=NOW_S - TRIED_AGAIN_AFTER_S)
+
+    tried = answer(check_request(x_request_id="r1"), shared)
+    shared.requests.end(ended("r1"))
+    next_one = answer(check_request(x_request_id="r2"), shared)
+
+    picks = [headers(each)["x-evenflow-endpoints"] for each in (tried, next_one)]
+    assert picks == [f"{A},{B}", B]
 
 
 def test_a_slot_waits_for_the_deadline_and_the_grace() -> None:
@@ -285,41 +297,3 @@ def _without_endpoints() -> tuple[Any, ...]:
     known = endpoints(A)
     known.lost(A)
     return whole.policy, known, whole.requests, whole.salts, whole.circuits
-
-
-TRACEPARENT = f"00-{'ab' * 16}-{'cd' * 8}-"
-
-
-@pytest.fixture
-def spans(monkeypatch: pytest.MonkeyPatch) -> InMemorySpanExporter:
-    exporter = InMemorySpanExporter()
-    provider = TracerProvider()
-    provider.add_span_processor(SimpleSpanProcessor(exporter))
-    monkeypatch.setattr(check, "_tracer", provider.get_tracer("test"))
-    return exporter
-
-
-def test_a_sampled_trace_gets_one_span_with_the_decision(spans: InMemorySpanExporter) -> None:
-    shared = mesh()
-    answer(check_request(traceparent=f"{TRACEPARENT}01"), shared)
-
-    span = spans.get_finished_spans()[0]
-    assert span.parent is not None
-    assert (span.context.trace_id, span.parent.span_id) == (int("ab" * 16, 16), int("cd" * 8, 16))
-    assert dict(span.attributes or {}) == {
-        "gen_ai.request.model": "small",
-        "evenflow.request_id": "r1",
-        "evenflow.tenant": "acme",
-        "evenflow.workload_class": "interactive",
-        "evenflow.endpoint": A,
-    }
-    decision = shared.requests.find("r1").decision
-    assert decision is not None
-    assert decision.trace_id == "ab" * 16
-
-
-@pytest.mark.parametrize("traceparent", [f"{TRACEPARENT}00", "junk", ""])
-def test_what_is_not_sampled_gets_no_span(spans: InMemorySpanExporter, traceparent: str) -> None:
-    answer(check_request(traceparent=traceparent))
-
-    assert spans.get_finished_spans() == ()

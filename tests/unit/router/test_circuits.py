@@ -22,25 +22,23 @@ NOW_S = 100.0
 def broken(address: str = A) -> Circuits:
     circuits = Circuits()
     for began in range(OPENS_AFTER):
-        fails(circuits, began_unix_s=1.0 + began, address=address)
+        fails(circuits, began_s=1.0 + began, address=address)
     return circuits
 
 
-def fails(
-    circuits: Circuits, *, began_unix_s: float, address: str = A, now_s: float = NOW_S
-) -> None:
-    circuits.learn(Outcome(address, succeeded=False), began_unix_s=began_unix_s, now_s=now_s)
+def fails(circuits: Circuits, *, began_s: float, address: str = A, now_s: float = NOW_S) -> None:
+    circuits.learn(Outcome(address, succeeded=False), began_s=began_s, now_s=now_s)
 
 
-def succeeds(circuits: Circuits, *, began_unix_s: float) -> None:
-    circuits.learn(Outcome(A, succeeded=True), began_unix_s=began_unix_s, now_s=NOW_S)
+def succeeds(circuits: Circuits, *, began_s: float) -> None:
+    circuits.learn(Outcome(A, succeeded=True), began_s=began_s, now_s=NOW_S)
 
 
 def test_a_few_failures_in_a_row_open_it() -> None:
     circuits = Circuits()
     for began in range(OPENS_AFTER):
         assert not circuits.is_open(A, NOW_S)
-        fails(circuits, began_unix_s=1.0 + began)
+        fails(circuits, began_s=1.0 + began)
 
     assert circuits.is_open(A, NOW_S)
     assert not circuits.is_open(B, NOW_S)
@@ -59,25 +57,25 @@ def test_one_request_goes_there_after_a_while() -> None:
 
 def test_a_success_closes_it() -> None:
     circuits = broken()
-    succeeds(circuits, began_unix_s=50.0)
+    succeeds(circuits, began_s=50.0)
 
     assert not circuits.is_open(A, NOW_S)
-    fails(circuits, began_unix_s=51.0)
+    fails(circuits, began_s=51.0)
     assert not circuits.is_open(A, NOW_S), "it takes as many failures again"
 
 
 def test_the_late_end_of_an_old_stream_closes_nothing() -> None:
     circuits = broken()
-    succeeds(circuits, began_unix_s=0.5)
+    succeeds(circuits, began_s=0.5)
 
     assert circuits.is_open(A, NOW_S)
 
 
 def test_the_late_word_of_an_old_failure_opens_nothing() -> None:
     circuits = Circuits()
-    succeeds(circuits, began_unix_s=50.0)
+    succeeds(circuits, began_s=50.0)
     for began in range(OPENS_AFTER):
-        fails(circuits, began_unix_s=1.0 + began)
+        fails(circuits, began_s=1.0 + began)
 
     assert not circuits.is_open(A, NOW_S)
 
@@ -89,13 +87,22 @@ def test_a_process_that_was_started_again_begins_anew() -> None:
     assert not circuits.is_open(A, NOW_S)
 
 
+def test_failures_may_be_told_in_any_order() -> None:
+    circuits = Circuits()
+    for began_s in (20.0, 21.0, 22.0, 10.0):
+        fails(circuits, began_s=began_s)
+    succeeds(circuits, began_s=15.0)
+
+    assert circuits.is_open(A, NOW_S)
+
+
 def test_each_change_is_told_once() -> None:
     told: list[tuple[str, bool]] = []
     circuits = Circuits(lambda address, is_open: told.append((address, is_open)))
     for began in range(2 * OPENS_AFTER):
-        fails(circuits, began_unix_s=1.0 + began)
-    succeeds(circuits, began_unix_s=50.0)
-    succeeds(circuits, began_unix_s=51.0)
+        fails(circuits, began_s=1.0 + began)
+    succeeds(circuits, began_s=50.0)
+    succeeds(circuits, began_s=51.0)
 
     assert told == [(A, True), (A, False)]
 
@@ -106,7 +113,7 @@ def test_it_is_open_as_the_requests_in_the_order_of_their_beginnings_say(
 ) -> None:
     circuits = Circuits()
     for succeeded, began in events:
-        circuits.learn(Outcome(A, succeeded=succeeded), began_unix_s=began, now_s=NOW_S)
+        circuits.learn(Outcome(A, succeeded=succeeded), began_s=began, now_s=NOW_S)
 
     last_success = max((began for succeeded, began in events if succeeded), default=0)
     failed_since = [
@@ -129,6 +136,12 @@ def test_what_never_got_an_answer_failed_at_the_last_one_too() -> None:
     end = ended(endpoint=B, attempts=2, usage=None, first_token_s=None, grpc_code=Code.UNAVAILABLE)
 
     assert [*outcomes([A, B], end)] == [Outcome(A, succeeded=False), Outcome(B, succeeded=False)]
+
+
+def test_one_request_fails_at_one_endpoint_once() -> None:
+    end = ended(attempts=2, usage=None, first_token_s=None, grpc_code=Code.UNAVAILABLE)
+
+    assert [*outcomes([A], end)] == [Outcome(A, succeeded=False)]
 
 
 def test_a_caller_who_leaves_and_a_runtimes_refusal_say_nothing() -> None:

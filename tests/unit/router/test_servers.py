@@ -21,6 +21,7 @@ from evenflow.openai.v1 import models_service_pb2 as openai_pb
 from evenflow.openai.v1.models_service_pb2_grpc import ModelsServiceStub
 from services.chassis.environ import Address
 from services.chassis.identity import channel
+from services.router.core.circuits import OPENS_AFTER
 from services.router.core.endings import Ended
 from services.router.core.models import Catalogue
 from services.router.core.requests import Request
@@ -30,7 +31,7 @@ from services.router.inbound.check import Mesh
 from services.router.inbound.discovery import Discovery
 from services.router.servers import check_socket, sidecar_server
 from tests.unit.router.test_log_entries import USAGE, entry
-from tests.unit.router.values import LIMITS, A, check_request, mesh
+from tests.unit.router.values import LIMITS, A, B, check_request, mesh
 
 ACME = (("x-evenflow-tenant", "acme"),)
 
@@ -129,6 +130,34 @@ def test_a_request_leaves_one_line_one_record_and_no_slot(tmp_path: Path) -> Non
     line = lines[0]
     assert (line["tenant"], line["model"], line["endpoint"]) == ("acme", "small", A)
     assert (line["code"], line["output_tokens"], line["ttft_ms"]) == ("OK", 20, 125.0)
+
+
+def moved_on(request_id: str) -> StreamAccessLogsMessage:
+    """Sent to A first and answered by B, says a clock that has jumped back since."""
+    message = logged(request_id)
+    common = message.http_logs.log_entry[0].common_properties
+    common.duration.FromMilliseconds(100)
+    common.start_time.FromSeconds(-3_600)
+    common.upstream_remote_address.socket_address.port_value = int(B.rpartition(":")[2])
+    return message
+
+
+def test_what_becomes_of_requests_opens_a_circuit_whatever_the_wall_clock_says(
+    tmp_path: Path,
+) -> None:
+    async def scenario(sidecar: Sidecar) -> None:
+        well = logged("r0")
+        well.http_logs.log_entry[0].common_properties.upstream_request_attempt_count = 1
+        await sidecar.check(check_request(x_request_id="r0"))
+        await sidecar.log(iter([well]))
+        for at in range(1, 1 + OPENS_AFTER):
+            answer = await sidecar.check(check_request(x_request_id=f"r{at}"))
+            assert answer.headers["x-evenflow-endpoints"] == f"{A},{B}"
+            await sidecar.log(iter([moved_on(f"r{at}")]))
+        answer = await sidecar.check(check_request(x_request_id="last"))
+        assert answer.headers["x-evenflow-endpoints"] == B
+
+    run(tmp_path, scenario)
 
 
 def test_what_envoy_refused_itself_is_recorded_without_a_tenant(tmp_path: Path) -> None:

@@ -7,10 +7,8 @@ from datetime import timedelta
 
 from envoy_data_plane.envoy.config.core.v3 import (
     ApiVersion,
-    BackoffStrategy,
     HeaderValue,
     HttpUri,
-    RetryPolicy,
 )
 from envoy_data_plane.envoy.extensions.filters.http.ext_authz.v3 import (
     AuthorizationRequest,
@@ -31,9 +29,7 @@ from services.router.inbound.asked import (
 )
 from services.router.inbound.resources.names import (
     CHECK_CLUSTER,
-    ROUTER_TRIES,
-    ROUTER_TRY_AFTER,
-    ROUTER_TRY_AFTER_MOST,
+    until_the_router_is_back,
 )
 
 # Besides path and authorization, which it always passes on.
@@ -55,7 +51,7 @@ def check(plane: DataPlane, listener: str) -> ExtAuthz:
                 allowed_upstream_headers=_names(*_ORDERS),
                 allowed_client_headers=_names(*_REFUSAL),
             ),
-            retry_policy=_until_the_router_is_back(),
+            retry_policy=until_the_router_is_back(retry_on=_ASK_AGAIN_ON),
         ),
         transport_api_version=ApiVersion.V3,
         allowed_headers=_names(*_ASKED_WITH),
@@ -89,14 +85,4 @@ def _names(*names: str) -> ListStringMatcher:
             StringMatcher(prefix=each) if each.endswith("-") else StringMatcher(exact=each)
             for each in names
         ]
-    )
-
-
-def _until_the_router_is_back() -> RetryPolicy:
-    return RetryPolicy(
-        retry_on=_ASK_AGAIN_ON,
-        num_retries=ROUTER_TRIES,
-        retry_back_off=BackoffStrategy(
-            base_interval=ROUTER_TRY_AFTER, max_interval=ROUTER_TRY_AFTER_MOST
-        ),
     )

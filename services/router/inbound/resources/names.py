@@ -44,9 +44,9 @@ def grpc_to(cluster: str) -> GrpcService:
     )
 
 
-def until_the_router_is_back() -> RetryPolicy:
+def until_the_router_is_back(*, retry_on: str = RETRY_ROUTER_ON) -> RetryPolicy:
     return RetryPolicy(
-        retry_on=RETRY_ROUTER_ON,
+        retry_on=retry_on,
         num_retries=ROUTER_TRIES,
         retry_back_off=BackoffStrategy(
             base_interval=ROUTER_TRY_AFTER, max_interval=ROUTER_TRY_AFTER_MOST
