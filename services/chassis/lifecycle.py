@@ -9,11 +9,15 @@ from typing import Any
 import structlog
 import uvloop
 
-from services.chassis.server import Server
+from services.chassis.revocation import UnreadableRevocations
+from services.chassis.server import CannotListen, Server
 
 # Objects more than at the last collection of the youngest generation; then how many of these
 # collections go before one of the next. What it gave is in docs/performance.md.
 _COLLECT_AFTER = (20_000, 10, 10)
+
+# What an operator has to put right: a main prints it in one line. All else is a bug's traceback.
+CANNOT_START = (CannotListen, UnreadableRevocations, FileNotFoundError)
 
 _log = structlog.get_logger(__name__)
 

@@ -11,7 +11,7 @@ from evenflow.policy.v1.tenant_service_pb2_grpc import add_TenantServiceServicer
 from services.chassis import lifecycle, logs, traces
 from services.chassis.environ import EX_CONFIG, InvalidConfig
 from services.chassis.identity import TlsFiles
-from services.chassis.server import CannotListen, Server, grpc_server
+from services.chassis.server import Server, grpc_server
 from services.policy.config import Config
 from services.policy.core.nodes import InvalidPolicy
 from services.policy.core.tenants import Policy
@@ -40,7 +40,7 @@ def main() -> int:
     _log.info("policy.loaded", version=policy.version, tenants=len(policy.tenants))
     try:
         lifecycle.run(serve(config, file, policy, stamp))
-    except CannotListen as error:
+    except lifecycle.CANNOT_START as error:
         print(error, file=sys.stderr)
         return 1
     return 0

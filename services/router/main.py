@@ -19,7 +19,7 @@ from services.chassis import lifecycle, logs, traces
 from services.chassis.environ import EX_CONFIG, Address, InvalidConfig
 from services.chassis.identity import TlsFiles, certificate_trust_domain
 from services.chassis.revocation import Revocations
-from services.chassis.server import CannotListen, Server
+from services.chassis.server import Server
 from services.chassis.streams import keep_open
 from services.router.config import Config
 from services.router.core.admission import TimeLimits
@@ -65,7 +65,7 @@ def main() -> int:
     logs.configure("router")
     try:
         lifecycle.run(serve(config, salts))
-    except (CannotListen, FileNotFoundError) as error:
+    except lifecycle.CANNOT_START as error:
         print(error, file=sys.stderr)
         return 1
     return 0

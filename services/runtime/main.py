@@ -15,7 +15,7 @@ from evenflow.runtime.v1.runtime_service_pb2_grpc import add_RuntimeServiceServi
 from services.chassis import lifecycle, logs, traces
 from services.chassis.environ import EX_CONFIG, InvalidConfig
 from services.chassis.identity import TlsFiles
-from services.chassis.server import CannotListen, Server, grpc_server
+from services.chassis.server import Server, grpc_server
 from services.runtime import engines
 from services.runtime.config import Config
 from services.runtime.core.engine import Engine, EngineFailed
@@ -39,7 +39,7 @@ def main() -> int:
     logs.configure("runtime")
     try:
         lifecycle.run(serve(config, engine))
-    except (CannotListen, EngineFailed) as error:
+    except (*lifecycle.CANNOT_START, EngineFailed) as error:
         print(error, file=sys.stderr)
         return 1
     return 0

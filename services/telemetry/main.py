@@ -19,7 +19,7 @@ from services.chassis import lifecycle, logs, traces
 from services.chassis.callers import AllowedCallers
 from services.chassis.environ import EX_CONFIG, InvalidConfig
 from services.chassis.identity import TlsFiles, certificate_trust_domain
-from services.chassis.server import CannotListen, Server, grpc_server
+from services.chassis.server import Server, grpc_server
 from services.telemetry.config import Config
 from services.telemetry.core.aggregates import Aggregates
 from services.telemetry.core.labels import Labels
@@ -55,7 +55,7 @@ def main() -> int:
     logs.configure("telemetry")
     try:
         lifecycle.run(serve(config))
-    except CannotListen as error:
+    except lifecycle.CANNOT_START as error:
         print(error, file=sys.stderr)
         return 1
     return 0

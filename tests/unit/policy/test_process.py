@@ -68,3 +68,19 @@ def test_a_bad_file_at_start_is_printed_and_ends_it(tmp_path: Path) -> None:
 
     assert code == 78
     assert "line 8, column 5: tenants[0].model: unknown field 'model'" in printed
+
+
+def test_a_damaged_list_of_revoked_certificates_is_named_in_one_line(tmp_path: Path) -> None:
+    (tmp_path / "tenants.yaml").write_text(ACME)
+    folder = Identities(tmp_path).service("policy").certificate.parent
+    (folder / "crl.pem").write_text("no list")
+
+    async def scenario() -> tuple[int | None, bytes]:
+        async with processes.service("services.policy", environ(tmp_path, free_port())) as process:
+            _, printed = await process.communicate()
+            return process.returncode, printed
+
+    code, printed = asyncio.run(scenario())
+    assert code == 1
+    _loaded, *said = printed.decode().splitlines()
+    assert said == [f"{folder / 'crl.pem'}: expected one or more lists (PEM, X509 CRL)"]
