@@ -7,8 +7,8 @@ descriptor images first, so that buf needs no registry.
 import io
 import subprocess
 import sys
-import tarfile
 import tempfile
+import zipfile
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -33,9 +33,9 @@ def _published(folder: Path) -> Path | None:
         revision = _git("rev-parse", "--verify", "--quiet", "HEAD~1").strip()
     if not revision or not _git("ls-tree", revision.decode(), "protos/evenflow"):
         return None
-    archive = _git("archive", revision.decode(), "protos/evenflow")
-    with tarfile.open(fileobj=io.BytesIO(archive)) as tar:
-        tar.extractall(folder, filter="data")
+    archive = _git("archive", "--format=zip", revision.decode(), "protos/evenflow")
+    with zipfile.ZipFile(io.BytesIO(archive)) as files:
+        files.extractall(folder)
     image = folder / "theirs.binpb"
     _image(folder / "protos", image)
     return image
