@@ -83,4 +83,4 @@ async def running_envoy(folder: Path, router_socket: Path) -> AsyncIterator[Envo
         process.wait(STOP_S)
 
 
-_FLAGS = ("--use-dynamic-base-id", "--concurrency", "1", "--log-level", "info")
+_FLAGS = ("--disable-hot-restart", "--concurrency", "1", "--log-level", "info")
