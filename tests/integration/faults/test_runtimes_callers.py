@@ -18,7 +18,7 @@ from evenflow.inference.v1 import inference_service_pb2 as pb
 from evenflow.inference.v1.inference_service_pb2_grpc import InferenceServiceStub
 from services.chassis.identity import TlsFiles, channel
 from tests.integration.whole.mesh import Mesh, running
-from tests.integration.whole.programs import Programs
+from tests.integration.whole.programs import Programs, until
 
 SIMULATED = {"RUNTIME_SIMULATED_STEP_S": "0.04"}
 ENDED_WITHIN_S = 1.0
@@ -35,6 +35,7 @@ def mesh() -> Iterator[Mesh]:
 def programs(mesh: Mesh) -> Programs:
     found = Programs(mesh.home)
     found.wait_until_settled()
+    until(mesh.is_ready)  # the test before has killed all runtimes
     return found
 
 
@@ -82,6 +83,7 @@ def test_an_openai_stream_breaks_off_without_done(mesh: Mesh, programs: Programs
         httpx.Client(trust_env=False, timeout=30) as client,
         client.stream("POST", url, json=body, headers=headers) as response,
     ):
+        assert response.status_code == 200
         lines = response.iter_lines()
         seen.append(next(lines))
         programs.kill("runtime-1", "runtime-2")

@@ -63,6 +63,14 @@ class Mesh:
             return list(self.runtime_ports)
         return [self.single_ports._asdict()[service]]
 
+    def is_ready(self) -> bool:
+        """The router may send requests to every runtime."""
+        with self._operator("router", self.ports("router")[0]) as calls:
+            seen = RouterServiceStub(calls).ListEndpoints(
+                router_pb.ListEndpointsRequest(), timeout=5
+            )
+        return all(each.ready for each in seen.endpoints)
+
     def explain(self, request_id: str) -> router_pb.ExplainResponse:
         with self._operator("router", self.ports("router")[0]) as calls:
             response: router_pb.ExplainResponse = RouterServiceStub(calls).Explain(
