@@ -22,6 +22,10 @@ class TimeLimits:
     default_s: Mapping[WorkloadClass, float]  # for callers who set no deadline
     longest_s: float  # deadlines above it are lowered to it
 
+    def of(self, workload_class: WorkloadClass, remaining_s: float | None) -> float:
+        default_s = self.default_s[workload_class]
+        return min(default_s if remaining_s is None else remaining_s, self.longest_s)
+
 
 @dataclass(frozen=True, slots=True)
 class Pool:
@@ -30,16 +34,18 @@ class Pool:
     endpoints: Sequence[Endpoint]
     load: Callable[[str], Load]
     is_open: Callable[[str], bool] = lambda _address: False  # its circuit
+    takes: Callable[[str, int], bool] = lambda _address, _tokens: True  # it has room for so many
 
-    def candidates(self, model: str) -> Sequence[Candidate]:
+    def candidates(self, model: str, tokens: int) -> Sequence[Candidate]:
         """Circuits count only while some endpoint is without: a try is better than a refusal."""
-        seen = [self._candidate(each, model) for each in self.endpoints]
+        seen = [self._candidate(each, model, tokens) for each in self.endpoints]
         closed = [self._unless_open(each) for each in seen]
         return ranked(closed if usable(closed) else seen)
 
-    def _candidate(self, endpoint: Endpoint, model: str) -> Candidate:
-        there = self.load(endpoint.address)
-        return Candidate(endpoint.address, endpoint.left_out(model), there.tokens, there.requests)
+    def _candidate(self, endpoint: Endpoint, model: str, tokens: int) -> Candidate:
+        address, there = endpoint.address, self.load(endpoint.address)
+        full = not self.takes(address, tokens)
+        return Candidate(address, endpoint.left_out(model), there.tokens, there.requests, full)
 
     def _unless_open(self, candidate: Candidate) -> Candidate:
         if candidate.left_out or not self.is_open(candidate.address):
@@ -58,28 +64,43 @@ def decide(
     demand: Demand, tenant: Tenant, pool: Pool, *, remaining_s: float | None, limits: TimeLimits
 ) -> Verdict:
     """`remaining_s`: what is left of the caller's deadline; None: it set none."""
-    workload_class = demand.workload_class or tenant.default_workload_class
-    refused = (
+    refused = never(demand, tenant, pool, remaining_s=remaining_s)
+    return refused or place(demand, tenant, pool, remaining_s=remaining_s, limits=limits)
+
+
+def never(
+    demand: Demand, tenant: Tenant, pool: Pool, *, remaining_s: float | None
+) -> Refused | None:
+    """What no wait for an endpoint would change."""
+    return (
         _late(remaining_s)
         or _unknown_model(demand.model, pool)
-        or _not_allowed(demand, tenant, workload_class)
+        or _not_allowed(demand, tenant, class_of(demand, tenant))
         or _too_much(demand, tenant)
     )
-    if refused:
-        return refused
-    candidates = pool.candidates(demand.model)
+
+
+def place(
+    demand: Demand, tenant: Tenant, pool: Pool, *, remaining_s: float | None, limits: TimeLimits
+) -> Verdict:
+    """Where it goes, now."""
+    workload_class, written = class_of(demand, tenant), output_tokens(demand, tenant)
+    candidates = pool.candidates(demand.model, demand.prompt.tokens + written)
     addresses = usable(candidates)
     if not addresses:
         return _nowhere(demand.model, candidates, workload_class)
-    default_s = limits.default_s[workload_class]
     return Admitted(
         workload_class=workload_class,
         candidates=candidates,
         endpoints=addresses,
         prompt_tokens=demand.prompt.tokens,
-        output_tokens=_output_tokens(demand, tenant),
-        timeout_s=min(default_s if remaining_s is None else remaining_s, limits.longest_s),
+        output_tokens=written,
+        timeout_s=limits.of(workload_class, remaining_s),
     )
+
+
+def class_of(demand: Demand, tenant: Tenant) -> WorkloadClass:
+    return demand.workload_class or tenant.default_workload_class
 
 
 def _late(remaining_s: float | None) -> Refused | None:
@@ -144,7 +165,8 @@ def _nowhere(model: str, candidates: Sequence[Candidate], workload_class: Worklo
     )
 
 
-def _output_tokens(demand: Demand, tenant: Tenant) -> int:
+def output_tokens(demand: Demand, tenant: Tenant) -> int:
+    """At most, as far as the router can know."""
     if demand.output is None:
         return 0
     unsaid = min(_DEFAULT_OUTPUT_TOKENS, tenant.max_output_tokens or _DEFAULT_OUTPUT_TOKENS)

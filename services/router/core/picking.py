@@ -17,6 +17,7 @@ class Candidate:
     left_out: str  # why it can't be used; empty: it can
     tokens: int  # in flight there
     requests: int  # in flight there
+    full: bool = False  # it can't start the request now; a retry may go there all the same
 
 
 def ranked(candidates: Iterable[Candidate]) -> Sequence[Candidate]:
@@ -29,5 +30,11 @@ def usable(candidates: Iterable[Candidate]) -> Sequence[str]:
     return [candidate.address for candidate in candidates if not candidate.left_out]
 
 
-def _rank(candidate: Candidate) -> tuple[bool, int, int, str]:
-    return bool(candidate.left_out), candidate.tokens, candidate.requests, candidate.address
+def _rank(candidate: Candidate) -> tuple[bool, bool, int, int, str]:
+    return (
+        bool(candidate.left_out),
+        candidate.full,
+        candidate.tokens,
+        candidate.requests,
+        candidate.address,
+    )

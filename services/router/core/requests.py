@@ -4,11 +4,12 @@ Memory is bounded: what runs is bounded by its deadlines, and of what is over th
 """
 
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from services.router.core.demands import WorkloadClass
 from services.router.core.endings import Ended
+from services.router.core.flow import Queueing
 from services.router.core.inflight import InFlight, Load, Slot
 from services.router.core.picking import Candidate
 from services.router.core.verdicts import Reason
@@ -38,6 +39,7 @@ class Decision:
     prompt_tokens: int = 0
     output_tokens: int = 0
     for_runtime: bool = True  # False: the router itself answers, as for ListModels
+    queueing: Queueing | None = None  # None: it did not wait
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +49,10 @@ class Request:
 
 
 class Requests:
+    """`freed` is told of each slot that is free again; None: nobody knows how its request ended."""
+
     def __init__(self, *, kept: int = KEPT) -> None:
+        self.freed: Callable[[Decision, Ended | None], None] = lambda *_: None
         self._kept = kept
         self._in_flight = InFlight()
         self._running: dict[str, Decision] = {}  # those with a slot
@@ -75,6 +80,8 @@ class Requests:
         """Frees the slot and completes the record; None when its end is known already."""
         self._in_flight.end(ended.request_id)
         decision = self._running.pop(ended.request_id, None)
+        if decision is not None:
+            self.freed(decision, ended)
         before = self._over.get(ended.request_id)
         if before is not None and before.ended is not None:
             return None
@@ -103,6 +110,8 @@ class Requests:
 
     def _give_up(self, request_id: str) -> Request:
         request = Request(self._running.pop(request_id))
+        if request.decision is not None:
+            self.freed(request.decision, None)
         self._keep(request_id, request)
         return request
 

@@ -1,0 +1,244 @@
+"""Flow control: a request goes at once, waits in the queue, or is refused because it would in vain.
+
+The queue is here and not in the runtimes: these get only what they can start now (saturation.py).
+How long who may wait is bounded; so is how many: a tenant's part of the queue is never more than
+what is left for the others (dynamic thresholds: Choudhury and Hahne, 1998), so a flood of one tenant
+fills half of it at most.
+"""
+
+import heapq
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+
+from services.router.core.bands import Band
+from services.router.core.endings import Ended
+from services.router.core.fairness import service
+from services.router.core.queue import ModelQueue, Waiting
+from services.router.core.saturation import Saturation
+from services.router.core.verdicts import Reason, Refused
+from services.router.core.waiting import Pace, Reading
+
+_COME_BACK_S = 1.0  # where nobody can say when
+_COME_BACK_MOST_S = 60.0
+_SPARE_TIMERS = 1000
+
+
+@dataclass(frozen=True, slots=True)
+class QueueLimits:
+    total: int = 2000
+    of_a_tenant: int = 500
+    longest_s: Mapping[Band, float] = field(
+        default_factory=lambda: {Band.INTERACTIVE: 30.0, Band.BATCH: 300.0}
+    )
+    batch_share: float = 0.1
+
+
+@dataclass(frozen=True, slots=True)
+class Queueing:
+    """Why a request had to wait, as it was when it began to."""
+
+    reason: str  # "saturated": no endpoint had room; "behind others": others waited already
+    band: Band
+    ahead: int  # requests of its model that waited already
+    counter: float  # its tenant's, in weighted tokens
+    predicted_s: float  # 0: nobody could say
+
+
+@dataclass(frozen=True, slots=True)
+class _Running:
+    address: str
+    waiting: Waiting
+    charged: float
+
+
+_Timer = tuple[float, int, Waiting]  # when it goes off, and which was set first
+
+
+class _Model:
+    def __init__(self, *, batch_share: float) -> None:
+        self.queue = ModelQueue(batch_share=batch_share)
+        self.pace = Pace()
+        self.reading = Reading()
+
+
+class FlowControl:
+    """`saturation` knows the endpoints. Touched between awaits only."""
+
+    def __init__(self, saturation: Saturation, limits: QueueLimits | None = None) -> None:
+        self.saturation = saturation
+        self.limits = limits or QueueLimits()
+        self._models: dict[str, _Model] = {}
+        self._busy: dict[str, _Model] = {}  # those for which somebody waits
+        self._waiting: dict[str, Waiting] = {}
+        self._running: dict[str, _Running] = {}
+        self._timers: list[_Timer] = []  # a heap; may name requests that have left
+        self._offers = 0
+
+    def __len__(self) -> int:
+        return len(self._waiting)
+
+    def holds(self, request_id: str) -> bool:
+        return request_id in self._waiting
+
+    def depths(self) -> Mapping[Band, int]:
+        depths = dict.fromkeys(Band, 0)
+        for model in self._busy.values():
+            for band, queue in model.queue.bands.items():
+                depths[band] += queue.waiting
+        return depths
+
+    def may_pass(self, model: str, tokens: int, now_s: float) -> bool:
+        """Nobody waits before it, and an endpoint can start it now."""
+        return model not in self._busy and self.saturation.has_room(model, tokens, now_s)
+
+    def offer(self, waiting: Waiting, now_s: float) -> Queueing | Refused:
+        """Takes a request that may not pass into the queue, unless it would wait in vain."""
+        model = self._model(waiting.model)
+        queue = model.queue.bands[waiting.band]
+        predicted_s = self._predicted_s(model, waiting, now_s)
+        refused = self._no_place(waiting, predicted_s) or _in_vain(waiting, model, predicted_s)
+        if refused:
+            return refused
+        queueing = Queueing(
+            reason="behind others" if waiting.model in self._busy else "saturated",
+            band=waiting.band,
+            ahead=len(model.queue),
+            counter=queue.turns.counter(waiting.tenant),
+            predicted_s=predicted_s,
+        )
+        if waiting.model not in self._busy:
+            self._busy[waiting.model] = model
+            model.pace.began(now_s)
+        queue.add(waiting)
+        self._waiting[waiting.request_id] = waiting
+        reading_s = model.reading.seconds(waiting.prompt_tokens)
+        self._remind(min(waiting.until_s, waiting.deadline_s - reading_s), waiting)
+        return queueing
+
+    def next(self, now_s: float) -> Waiting | None:
+        """One that can be started now; it waits until `sent` or `left` is told."""
+        for model in self._busy.values():
+            first = model.queue.first()
+            assert first is not None, "somebody waits"
+            if self.saturation.has_room(first.model, first.tokens, now_s):
+                return first
+        return None
+
+    def sent(self, waiting: Waiting, address: str, now_s: float) -> None:
+        """It goes to a runtime, whether it waited or not."""
+        model = self._model(waiting.model)
+        charged = model.queue.bands[waiting.band].cost(waiting)
+        model.queue.served(waiting, charged)
+        if self.left(waiting.request_id):
+            model.pace.gave(charged, now_s)
+        self.saturation.sent(address, waiting.tokens, now_s)
+        self._running[waiting.request_id] = _Running(address, waiting, charged)
+
+    def left(self, request_id: str) -> bool:
+        """It waits no more, for whatever reason; False: it did not."""
+        waiting = self._waiting.pop(request_id, None)
+        if waiting is None:
+            return False
+        queue = self._models[waiting.model].queue
+        queue.bands[waiting.band].remove(waiting)
+        if not len(queue):
+            del self._busy[waiting.model]
+        return True
+
+    def expired(self, now_s: float) -> Iterator[tuple[Waiting, Refused]]:
+        """Those who have waited too long; they wait no more."""
+        while self._timers and self._timers[0][0] <= now_s:
+            waiting = heapq.heappop(self._timers)[2]
+            if self._waiting.get(waiting.request_id) is waiting:
+                self.left(waiting.request_id)
+                yield waiting, _too_late(waiting, now_s)
+
+    def freed(self, request_id: str, ended: Ended | None, queued_s: float | None) -> None:
+        """One that was sent has ended; None: nobody knows how."""
+        running = self._running.pop(request_id, None)
+        if running is None:
+            return
+        self.saturation.freed(running.address)
+        if ended is not None:
+            self._settle(running, ended)
+            _learn(self._models[running.waiting.model].reading, ended, queued_s or 0.0)
+
+    def _settle(self, running: _Running, ended: Ended) -> None:
+        """Corrects what was charged by what it was."""
+        waiting, usage = running.waiting, ended.usage
+        if usage is None and ended.first_token_s is not None:
+            return  # it was cut off, and how much it had nobody knows
+        given = service(usage.prompt_tokens, usage.output_tokens) if usage else 0.0
+        turns = self._models[waiting.model].queue.bands[waiting.band].turns
+        turns.charge(waiting.tenant, given - running.charged, weight=waiting.weight)
+        if usage is not None and ended.grpc_code == 0:
+            turns.wrote(waiting.tenant, usage.output_tokens)
+
+    def _no_place(self, waiting: Waiting, predicted_s: float) -> Refused | None:
+        back_s = min(max(predicted_s, _COME_BACK_S), _COME_BACK_MOST_S)
+        total, limits = len(self._waiting), self.limits
+        if total >= limits.total:
+            message = f"{total} requests wait already"
+            return Refused(Reason.QUEUE_FULL, message, retry_after_s=back_s)
+        theirs = sum(model.queue.of(waiting.tenant) for model in self._busy.values())
+        if theirs >= min(limits.of_a_tenant, limits.total - total):
+            message = f"{theirs} requests of tenant {waiting.tenant} wait already"
+            return Refused(Reason.TENANT_QUEUE_FULL, message, retry_after_s=back_s)
+        return None
+
+    def _predicted_s(self, model: _Model, waiting: Waiting, now_s: float) -> float:
+        """Without those who may come and go first: it errs on the short side."""
+        bands = model.queue.bands
+        ahead = bands[waiting.band].service_ahead(waiting)
+        if any(queue.waiting for band, queue in bands.items() if band is not waiting.band):
+            batch_share = self.limits.batch_share
+            share = batch_share if waiting.band is Band.BATCH else 1.0 - batch_share
+            ahead = min(ahead / share, sum(band.service for band in bands.values()))
+        return model.pace.seconds(ahead, now_s) if ahead else 0.0
+
+    def _remind(self, at_s: float, waiting: Waiting) -> None:
+        self._offers += 1
+        heapq.heappush(self._timers, (at_s, self._offers, waiting))
+        if len(self._timers) > 2 * len(self._waiting) + _SPARE_TIMERS:
+            held = self._waiting
+            self._timers = [each for each in self._timers if held.get(each[2].request_id) is each[2]]
+            heapq.heapify(self._timers)
+
+    def _model(self, name: str) -> _Model:
+        model = self._models.get(name)
+        if model is None:
+            model = self._models[name] = _Model(batch_share=self.limits.batch_share)
+        return model
+
+
+def _in_vain(waiting: Waiting, model: _Model, predicted_s: float) -> Refused | None:
+    needed_s = predicted_s + model.reading.seconds(waiting.prompt_tokens)
+    if waiting.since_s + needed_s < waiting.deadline_s:
+        return None
+    what = f"some {predicted_s:.1f} s of waiting and {needed_s - predicted_s:.1f} s for its prompt"
+    return _unreachable(f"the first token would take {what}", max(predicted_s, _COME_BACK_S))
+
+
+def _too_late(waiting: Waiting, now_s: float) -> Refused:
+    waited_s = now_s - waiting.since_s
+    if now_s < waiting.until_s:
+        return _unreachable(f"it has waited {waited_s:.1f} s", _COME_BACK_S)
+    return Refused(
+        Reason.QUEUE_TIMEOUT,
+        f"no runtime had room for it within {waited_s:.0f} s",
+        retry_after_s=_COME_BACK_S,
+    )
+
+
+def _unreachable(why: str, back_s: float) -> Refused:
+    return Refused(
+        Reason.DEADLINE_UNREACHABLE,
+        f"the deadline can't be met: {why}",
+        retry_after_s=min(back_s, _COME_BACK_MOST_S),
+    )
+
+
+def _learn(reading: Reading, ended: Ended, queued_s: float) -> None:
+    if ended.usage is not None and ended.first_token_s is not None and ended.attempts == 1:
+        uncached = ended.usage.prompt_tokens - ended.usage.cached_prompt_tokens
+        reading.learn(uncached, ended.first_token_s - queued_s)

@@ -1,0 +1,168 @@
+"""Which endpoints can start a request now: saturation out of what they report and what was sent.
+
+A runtime says what it runs at most every 100 ms, and the gateway tells of an end up to 100 ms late.
+So an endpoint gets a little more than it runs at once: as many as end there before we hear of it
+(Little's law: ends a second times LATE_S). They wait there for LATE_S, and its slots never idle.
+
+What is under way there is the less of two guesses, each too high for another reason:
+- ours, and beyond them what it reported more than ours (other routers'): wrong by ends not yet told;
+- what it reported, and what we sent since: wrong by what ended since, but not by lost ends.
+"""
+
+import math
+from collections import deque
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+
+from services.router.core.endpoints import Endpoint
+
+LATE_S = 0.15  # 100 ms until it is told, and the ways
+STALE_S = 0.5  # two reports missed: nobody knows what runs there
+_UNDER_WAY_S = 0.05  # what was sent so shortly before a report may not be in it
+_SMOOTHED_S = 1.0  # over which the ends a second are taken
+_MOST_BEYOND = 3  # times max_running: for answers much shorter than LATE_S, or failing ones
+_LOOKED_AT = 64  # of a model's endpoints, where nearly all lack KV blocks
+
+
+@dataclass(slots=True)
+class _Room:
+    """One endpoint. `limit` 0: it does not say how much it runs, and is never full."""
+
+    instance_id: str = ""
+    models: frozenset[str] = frozenset()  # that it can take requests for
+    max_running: int = 0
+    limit: int = 0
+    reported: int = 0
+    tokens_free: float = math.inf  # of its KV cache
+    heard_at_s: float = 0.0
+    ours: int = 0  # sent, and not known to have ended
+    ours_then: int = 0  # when it reported
+    sent: deque[tuple[float, int]] = field(default_factory=deque)  # since then: when, tokens
+    sent_tokens: int = 0
+    ended: int = 0  # since then
+    ends_per_s: float = 0.0
+
+    @property
+    def under_way(self) -> int:
+        others = max(0, self.reported - self.ours_then)
+        return min(self.ours + others, self.reported + len(self.sent))
+
+    @property
+    def is_open(self) -> bool:
+        return self.limit == 0 or self.under_way < self.limit
+
+    def takes(self, tokens: int, now_s: float) -> bool:
+        if self.limit == 0:
+            return True
+        if now_s - self.heard_at_s > STALE_S or not self.is_open:
+            return False
+        # Where nothing runs, nothing will be freed either.
+        return tokens + self.sent_tokens <= self.tokens_free or self.under_way == 0
+
+
+class Saturation:
+    """`shut` says of an address that new requests stay away from it: its circuit is open."""
+
+    def __init__(self, shut: Callable[[str, float], bool] = lambda *_: False) -> None:
+        self._rooms: dict[str, _Room] = {}
+        self._serving: dict[str, set[str]] = {}  # model to addresses
+        self._open: dict[str, dict[str, None]] = {}  # likewise; who was picked last comes last
+        self._shut = shut
+
+    def saw(self, endpoint: Endpoint, now_s: float) -> None:
+        """Takes a runtime's state."""
+        room = self._rooms.setdefault(endpoint.address, _Room())
+        state = endpoint.state
+        if state is not None:
+            if state.instance_id != room.instance_id:  # it has nothing of what was sent before
+                room.instance_id = state.instance_id
+                room.sent.clear()
+                room.sent_tokens = 0
+            _count_ends(room, now_s)
+            room.max_running = state.max_running
+            room.limit = state.max_running + _headroom(room) if state.max_running else 0
+            room.reported = state.running + state.waiting
+            known = state.kv_blocks_total and state.kv_block_tokens
+            room.tokens_free = state.kv_blocks_free * state.kv_block_tokens if known else math.inf
+            room.heard_at_s = now_s
+            room.ours_then = room.ours
+            while room.sent and room.sent[0][0] <= now_s - _UNDER_WAY_S:
+                room.sent_tokens -= room.sent.popleft()[1]
+        self.changed(endpoint)
+
+    def changed(self, endpoint: Endpoint) -> None:
+        """Whether it can be used at all may be another thing now."""
+        room = self._rooms.setdefault(endpoint.address, _Room())
+        models = frozenset(each.model for each in endpoint.serving() if endpoint.ready)
+        for model in room.models - models:
+            self._serving[model].discard(endpoint.address)
+            self._open[model].pop(endpoint.address, None)
+        for model in models - room.models:
+            self._serving.setdefault(model, set()).add(endpoint.address)
+        room.models = models
+        self._refresh(endpoint.address, room)
+
+    def sent(self, address: str, tokens: int, now_s: float) -> None:
+        room = self._rooms.get(address)
+        if room is None:
+            room = self._rooms[address] = _Room()
+        room.ours += 1
+        if room.limit:
+            room.sent.append((now_s, tokens))
+            room.sent_tokens += tokens
+        self._refresh(address, room)
+
+    def freed(self, address: str) -> None:
+        """One that was sent there has ended, or is given up."""
+        room = self._rooms[address]
+        room.ours -= 1
+        room.ended += 1
+        assert room.ours >= 0, "one was freed twice"
+        self._refresh(address, room)
+
+    def takes(self, address: str, tokens: int, now_s: float) -> bool:
+        room = self._rooms.get(address)
+        return room is None or room.takes(tokens, now_s)
+
+    def has_room(self, model: str, tokens: int, now_s: float) -> bool:
+        """Some endpoint can start it now; or none serves it, and waiting would be in vain."""
+        if not self._serving.get(model):
+            return True
+        for at, address in enumerate(self._open[model]):
+            if at == _LOOKED_AT:
+                return False
+            if not self._shut(address, now_s) and self._rooms[address].takes(tokens, now_s):
+                return True
+        return bool(self._open[model]) and self._has_room_when_all_are_shut(model, tokens, now_s)
+
+    def some(self, model: str, most: int) -> Iterable[str]:
+        """Addresses that may have room, those first that were picked longest ago."""
+        for at, address in enumerate(self._open.get(model, ())):
+            if at == most:
+                return
+            yield address
+
+    def _has_room_when_all_are_shut(self, model: str, tokens: int, now_s: float) -> bool:
+        if not all(self._shut(address, now_s) for address in self._serving[model]):
+            return False
+        return any(self._rooms[address].takes(tokens, now_s) for address in self._open[model])
+
+    def _refresh(self, address: str, room: _Room) -> None:
+        for model in room.models:
+            there = self._open.setdefault(model, {})
+            there.pop(address, None)
+            if room.is_open:
+                there[address] = None
+
+
+def _count_ends(room: _Room, now_s: float) -> None:
+    passed_s = now_s - room.heard_at_s
+    if passed_s > 0.0:
+        weight = 1.0 - math.exp(-passed_s / _SMOOTHED_S)
+        room.ends_per_s += weight * (room.ended / passed_s - room.ends_per_s)
+        room.ended = 0
+
+
+def _headroom(room: _Room) -> int:
+    expected = math.ceil(room.ends_per_s * LATE_S)
+    return max(1, min(expected, _MOST_BEYOND * room.max_running))
