@@ -80,6 +80,29 @@ class Config:
         default=3600.0,
         help="seconds that no deadline exceeds; also how long a lost end can hold a slot at most",
     )
+    queue_limit: int = setting(
+        environ.positive_int,
+        default=2000,
+        help="requests that wait at once; below the connections that Envoy asks on",
+    )
+    queue_tenant_limit: int = setting(
+        environ.positive_int,
+        default=500,
+        help="of one tenant; never more than there is room left for the others",
+    )
+    interactive_queue_s: float = setting(
+        environ.positive,
+        default=30.0,
+        help="seconds that an interactive or high-risk request waits at most",
+    )
+    batch_queue_s: float = setting(
+        environ.positive, default=300.0, help="seconds, likewise, for batch requests; at most 590"
+    )
+    batch_share: float = setting(
+        environ.share,
+        default=0.1,
+        help="share of the service that batch requests get while others wait, above 0, below 1",
+    )
     body_limit_bytes: int = setting(
         environ.positive_int,
         default=4 << 20,
@@ -107,10 +130,15 @@ class Config:
             raise ValueError("runtimes must name at least one address")
         if self.longest_timeout_s > _DAY_S:
             raise ValueError(f"longest_timeout_s must be at most {_DAY_S}")
+        if max(self.interactive_queue_s, self.batch_queue_s) > _LONGEST_QUEUE_S:
+            raise ValueError(f"a wait in the queue must be at most {_LONGEST_QUEUE_S} s")
+        if not 0.0 < self.batch_share < 1.0:
+            raise ValueError(f"batch_share must be above 0 and below 1, got {self.batch_share}")
 
     @classmethod
     def from_environ(cls, variables: Mapping[str, str]) -> Self:
         return environ.read(cls, "ROUTER", variables)
 
 
+_LONGEST_QUEUE_S = 590  # after 600 s Envoy takes a Check for failed
 _DAY_S = 86_400  # gRPC writes a deadline with eight digits

@@ -23,17 +23,21 @@ from services.chassis.server import Server
 from services.chassis.streams import keep_open
 from services.router.config import Config
 from services.router.core.admission import TimeLimits
+from services.router.core.bands import Band
 from services.router.core.circuits import Circuits
 from services.router.core.demands import WorkloadClass
 from services.router.core.endpoints import Endpoints
+from services.router.core.flow import FlowControl, QueueLimits
 from services.router.core.models import Catalogue
 from services.router.core.requests import Requests
+from services.router.core.saturation import Saturation
 from services.router.core.snapshot import DataPlane, HostPort
 from services.router.core.tenants import CacheSalts, PolicyView
 from services.router.inbound.access_log import AccessLogServicer
 from services.router.inbound.check import Mesh
 from services.router.inbound.check_socket import CheckSocket
 from services.router.inbound.discovery import Discovery
+from services.router.inbound.line import Line
 from services.router.inbound.publishing import Publisher
 from services.router.outbound.endpoint_states import GrpcEndpointStates, counts
 from services.router.outbound.policy import GrpcPolicy, PolicyFollower
@@ -114,6 +118,8 @@ class _Parts:
     def changed(self) -> None:
         """To be told when the endpoints in service may be others."""
         self.catalogue.notice(self.mesh.endpoints.all(), datetime.now(UTC).timestamp())
+        for each in self.mesh.endpoints.all():
+            self.mesh.line.changed(each)
         self.publisher.publish()
 
 
@@ -124,14 +130,16 @@ def _parts(config: Config, salts: CacheSalts) -> _Parts:
     gateway = TlsFiles.in_folder(config.gateway_tls)
     publisher = Publisher(discovery.publish, _data_plane(config), endpoints, gateway)
     publisher.publish()
+    circuits = Circuits(_say)
     return _Parts(
         mesh=Mesh(
             policy,
             endpoints,
             Requests(),
             salts,
-            Circuits(_say),
+            circuits,
             Revocations(gateway.revocations).has_serial,
+            Line(FlowControl(Saturation(circuits.is_open), _queue_limits(config))),
         ),
         catalogue=Catalogue(),
         discovery=discovery,
@@ -155,6 +163,7 @@ def _followers(config: Config, parts: _Parts) -> Iterator[Coroutine[Any, Any, No
         parts.changed,
         silence_s=config.runtime_silence_s,
     )
+    runtimes.heard = mesh.line.saw
     for each in config.runtimes:
         once = partial(runtimes.follow, GrpcRuntime(each.text, tls))
         yield keep(once, what=f"runtime {each}")
@@ -244,6 +253,18 @@ def _time_limits(config: Config) -> TimeLimits:
             WorkloadClass.HIGH_RISK: config.high_risk_timeout_s,
         },
         longest_s=config.longest_timeout_s,
+    )
+
+
+def _queue_limits(config: Config) -> QueueLimits:
+    return QueueLimits(
+        total=config.queue_limit,
+        of_a_tenant=config.queue_tenant_limit,
+        longest_s={
+            Band.INTERACTIVE: config.interactive_queue_s,
+            Band.BATCH: config.batch_queue_s,
+        },
+        batch_share=config.batch_share,
     )
 
 

@@ -36,7 +36,7 @@ class Pool:
     is_open: Callable[[str], bool] = lambda _address: False  # its circuit
     takes: Callable[[str, int], bool] = lambda _address, _tokens: True  # it has room for so many
 
-    def candidates(self, model: str, tokens: int) -> Sequence[Candidate]:
+    def candidates(self, model: str, tokens: int = 0) -> Sequence[Candidate]:
         """Circuits count only while some endpoint is without: a try is better than a refusal."""
         seen = [self._candidate(each, model, tokens) for each in self.endpoints]
         closed = [self._unless_open(each) for each in seen]

@@ -1,4 +1,4 @@
-"""Fairness between tenants: of those who wait, the one that was served least for its weight is next.
+"""Fairness between tenants: of those who wait, whoever was served least for its weight is next.
 
 Virtual token counters: Sheng et al., Fairness in Serving Large Language Models, arXiv 2401.00588,
 algorithms 2 and 3. A tenant that comes back from idle is lifted to the level of those who waited
@@ -148,9 +148,5 @@ class Turns:
         account.turn = (account.counter, self._pushed, tenant)
         heapq.heappush(self._heap, account.turn)
         if len(self._heap) > 2 * self._waiting + _SPARE_TURNS:
-            self._heap = [
-                turn
-                for turn in self._heap
-                if self._accounts[turn[2]].turn is turn
-            ]
+            self._heap = [turn for turn in self._heap if self._accounts[turn[2]].turn is turn]
             heapq.heapify(self._heap)

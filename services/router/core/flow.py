@@ -1,8 +1,8 @@
 """Flow control: a request goes at once, waits in the queue, or is refused because it would in vain.
 
 The queue is here and not in the runtimes: these get only what they can start now (saturation.py).
-How long who may wait is bounded; so is how many: a tenant's part of the queue is never more than
-what is left for the others (dynamic thresholds: Choudhury and Hahne, 1998), so a flood of one tenant
+How many may wait is bounded, and for how long: a tenant's part of the queue is never more than
+what is left for the others (dynamic thresholds: Choudhury and Hahne, 1998), so the flood of one
 fills half of it at most.
 """
 
@@ -201,7 +201,9 @@ class FlowControl:
         heapq.heappush(self._timers, (at_s, self._offers, waiting))
         if len(self._timers) > 2 * len(self._waiting) + _SPARE_TIMERS:
             held = self._waiting
-            self._timers = [each for each in self._timers if held.get(each[2].request_id) is each[2]]
+            self._timers = [
+                each for each in self._timers if held.get(each[2].request_id) is each[2]
+            ]
             heapq.heapify(self._timers)
 
     def _model(self, name: str) -> _Model:

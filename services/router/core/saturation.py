@@ -5,7 +5,7 @@ So an endpoint gets a little more than it runs at once: as many as end there bef
 (Little's law: ends a second times LATE_S). They wait there for LATE_S, and its slots never idle.
 
 What is under way there is the less of two guesses, each too high for another reason:
-- ours, and beyond them what it reported more than ours (other routers'): wrong by ends not yet told;
+- ours, and beyond them what it reported more than ours (other routers'): wrong by untold ends;
 - what it reported, and what we sent since: wrong by what ended since, but not by lost ends.
 """
 

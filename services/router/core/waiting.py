@@ -1,5 +1,6 @@
-"""How long a request will wait and how long its prompt takes to read: predictions, so that one whose
-deadline can't be met is refused at once and does not wait to die.
+"""Predictions: how long a request will wait, and how long its prompt will take to read.
+
+So that one whose deadline can't be met is refused at once and does not wait to die.
 
 Both err on the short side: a refusal by mistake is worse than a wait in vain, which ends in the
 queue at the moment when the deadline can't be met any more.

@@ -72,6 +72,10 @@ class Answer:
         return "".join(lines).encode("latin-1")
 
 
+# Envoy makes a refusal of it. A connection that just ended would be asked again, up to 40 times.
+FAILED = Answer(500, ())
+
+
 def let_go(headers: Iterable[tuple[str, str]]) -> Answer:
     return Answer(_OK, tuple(headers))
 

@@ -1,26 +1,40 @@
 """Envoy asks: may this request go, and where to? Once per request, so this path is kept lean.
 
 Decode, decide, write down, answer, without an await, so each decision sees the whole effect of the
-one before. A span only when the trace is sampled.
+one before. A span only when the trace is sampled. What has to wait is judged anew at its turn: its
+tenant, its certificate or the endpoints may be others by then.
 """
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
+from functools import partial
 
 from opentelemetry import trace
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
-from services.router.core.admission import Pool, TimeLimits, decide
+from services.router.core.admission import (
+    Pool,
+    TimeLimits,
+    class_of,
+    never,
+    output_tokens,
+    place,
+)
+from services.router.core.bands import band_of
 from services.router.core.circuits import Circuits
 from services.router.core.demands import Demand, InvalidDemand, WorkloadClass
 from services.router.core.endpoints import Endpoints
+from services.router.core.flow import FlowControl, Queueing
 from services.router.core.inflight import Slot
+from services.router.core.queue import Waiting
 from services.router.core.requests import Decision, Requests
+from services.router.core.saturation import Saturation
 from services.router.core.tenants import CacheSalts, Caller, PolicyView, Tenant, Tenants
 from services.router.core.verdicts import Admitted, Reason, Refused, Verdict
 from services.router.inbound.answers import Answer, let_go, refusal
 from services.router.inbound.asked import Asked, Question, asked
 from services.router.inbound.bodies import InvalidBody, demand_of
+from services.router.inbound.line import Held, Line, Turn
 
 _PRIORITIES = {  # lower runs first
     WorkloadClass.INTERACTIVE: "0",
@@ -42,6 +56,10 @@ class Mesh:
     salts: CacheSalts
     circuits: Circuits
     revoked: Callable[[str], bool] = lambda _: False  # by the serial of a certificate
+    line: Line = field(default_factory=lambda: Line(FlowControl(Saturation())))
+
+    def __post_init__(self) -> None:
+        self.requests.freed = self.line.freed
 
 
 class Check:
@@ -55,74 +73,172 @@ class Check:
         self._grace_s = grace_s
         self._clock = clock
 
-    def __call__(self, from_envoy: Question) -> Answer:
+    def __call__(self, from_envoy: Question) -> Answer | Held:
         now_s = self._clock()
-        question = asked(from_envoy, self._mesh.requests.knows)
+        question = asked(from_envoy, self._is_known)
         span = _span(question) if question.trace()[1] else None
         judged = self._judge(question, now_s)
-        decision = _decision(question, judged, waited_s=self._clock() - now_s)
-        if span is not None:
-            span.set_attributes(_attributes(decision, judged.verdict))
-            span.end()
-        return self._answer(question, judged, decision, now_s)
+        request = _Request(question, span, now_s)
+        if judged.queueing is not None:
+            return self._hold(request, judged)
+        return self._conclude(request, judged, self._clock())
+
+    def _is_known(self, request_id: str) -> bool:
+        return self._mesh.requests.knows(request_id) or self._mesh.line.flow.holds(request_id)
 
     def _judge(self, question: Asked, now_s: float) -> "_Judged":
-        if question.serial and self._mesh.revoked(question.serial):
-            return _Judged(None, None, _CERTIFICATE_REVOKED)
-        tenants = self._mesh.policy.current(now_s)
-        if tenants is None:
-            return _Judged(None, None, _POLICY_STALE)
-        caller = _caller(question, tenants)
-        if caller is None:
-            return _Judged(None, None, _UNKNOWN_IDENTITY)
+        caller = self._caller(question, now_s)
+        if isinstance(caller, Refused):
+            return _Judged(None, None, caller)
         try:
             demand = demand_of(question.method, question.body)
             if demand is None:
                 return _Judged(caller, None, None)
-            return _Judged(caller, demand, self._decide(question, caller, demand, now_s))
+            return self._decide(question, caller, demand, now_s)
         except InvalidDemand as error:
             refused = Refused(Reason.FIELD_INVALID, str(error), error.field)
         except InvalidBody as error:
             refused = Refused(Reason.BODY_INVALID, str(error))
         return _Judged(caller, None, refused)
 
-    def _decide(self, question: Asked, caller: Caller, demand: Demand, now_s: float) -> Verdict:
-        return decide(
+    def _caller(self, question: Asked, now_s: float) -> Caller | Refused:
+        if question.serial and self._mesh.revoked(question.serial):
+            return _CERTIFICATE_REVOKED
+        tenants = self._mesh.policy.current(now_s)
+        if tenants is None:
+            return _POLICY_STALE
+        return _owner(question, tenants) or _UNKNOWN_IDENTITY
+
+    def _decide(self, question: Asked, caller: Caller, demand: Demand, now_s: float) -> "_Judged":
+        remaining_s, pool, flow = question.remaining_s(), self._pool(now_s), self._mesh.line.flow
+        refused = never(demand, caller.tenant, pool, remaining_s=remaining_s)
+        if refused or demand.output is None:  # counting tokens takes no place in an engine
+            return _Judged(
+                caller, demand, refused or self._place(caller, demand, remaining_s, now_s)
+            )
+        waiting = self._waiting(question, caller.tenant, demand, now_s)
+        if flow.may_pass(waiting.model, waiting.tokens, now_s):
+            verdict = self._place(caller, demand, remaining_s, now_s)
+            return _Judged(caller, demand, verdict, waiting)
+        offered = flow.offer(waiting, now_s)
+        if isinstance(offered, Queueing):
+            return _Judged(caller, demand, None, waiting, offered)
+        return _Judged(caller, demand, offered, waiting)
+
+    def _place(
+        self, caller: Caller, demand: Demand, remaining_s: float | None, now_s: float
+    ) -> Verdict:
+        return place(
             demand,
             caller.tenant,
-            Pool(
-                self._mesh.endpoints.all(),
-                self._mesh.requests.load,
-                lambda address: self._mesh.circuits.is_open(address, now_s),
-            ),
-            remaining_s=question.remaining_s(),
+            self._pool(now_s),
+            remaining_s=remaining_s,
             limits=self._limits,
         )
 
-    def _answer(
-        self, question: Asked, judged: "_Judged", decision: Decision, now_s: float
+    def _pool(self, now_s: float) -> Pool:
+        mesh = self._mesh
+        return Pool(
+            mesh.endpoints.all(),
+            mesh.requests.load,
+            lambda address: mesh.circuits.is_open(address, now_s),
+            lambda address, tokens: mesh.line.flow.saturation.takes(address, tokens, now_s),
+        )
+
+    def _waiting(self, question: Asked, tenant: Tenant, demand: Demand, now_s: float) -> Waiting:
+        workload_class = class_of(demand, tenant)
+        band = band_of(workload_class)
+        return Waiting(
+            request_id=question.request_id,
+            model=demand.model,
+            tenant=tenant.id,
+            weight=tenant.weight,
+            band=band,
+            prompt_tokens=demand.prompt.tokens,
+            output_tokens=output_tokens(demand, tenant),
+            since_s=now_s,
+            deadline_s=now_s + self._limits.of(workload_class, question.remaining_s()),
+            until_s=now_s + self._mesh.line.flow.limits.longest_s[band],
+        )
+
+    def _hold(self, request: "_Request", judged: "_Judged") -> Held:
+        assert judged.waiting is not None, "what waits was offered"
+        # It may wait for minutes, and a body be large.
+        request = replace(request, question=replace(request.question, body=b""))
+        turn = Turn(
+            go=partial(self._again, request, judged),
+            refuse=partial(self._refuse, request, judged),
+            leave=partial(self._leave, request, judged),
+        )
+        return self._mesh.line.hold(judged.waiting, turn)
+
+    def _again(self, request: "_Request", before: "_Judged", now_s: float) -> Answer:
+        """Its turn has come."""
+        demand, waiting = before.demand, before.waiting
+        assert demand is not None, "what waits was read"
+        assert waiting is not None, "what waits was offered"
+        caller = self._caller(request.question, now_s)
+        if isinstance(caller, Refused):
+            return self._refuse(request, before, caller, now_s)
+        remaining_s = waiting.deadline_s - now_s
+        refused = never(demand, caller.tenant, self._pool(now_s), remaining_s=remaining_s)
+        verdict = refused or self._place(caller, demand, remaining_s, now_s)
+        return self._conclude(request, replace(before, caller=caller, verdict=verdict), now_s)
+
+    def _refuse(
+        self, request: "_Request", before: "_Judged", refused: Refused, now_s: float
     ) -> Answer:
+        return self._conclude(request, replace(before, verdict=refused), now_s)
+
+    def _leave(self, request: "_Request", judged: "_Judged", now_s: float) -> None:
+        decision = _decision(request, judged, now_s)
+        _end(request.span, decision, None)
+        self._mesh.requests.note(decision)
+
+    def _conclude(self, request: "_Request", judged: "_Judged", now_s: float) -> Answer:
+        decision = _decision(request, judged, now_s)
         verdict = judged.verdict
-        if isinstance(verdict, Refused):
+        if isinstance(verdict, Admitted):
+            answer = self._let_go(judged, verdict, decision, now_s)
+        else:
             self._mesh.requests.note(decision)
-            return refusal(verdict, question.request_id)
-        if verdict is None:
-            self._mesh.requests.note(decision)
-            return let_go(_identity(decision))
-        slot = Slot(verdict.endpoints[0], verdict.tokens, now_s + verdict.timeout_s + self._grace_s)
-        self._mesh.requests.admit(decision, slot)
-        self._mesh.circuits.sent(slot.address, now_s)
+            refused = verdict if isinstance(verdict, Refused) else None
+            answer = (
+                refusal(refused, decision.request_id) if refused else let_go(_identity(decision))
+            )
+        _end(request.span, decision, verdict)
+        return answer
+
+    def _let_go(
+        self, judged: "_Judged", admitted: Admitted, decision: Decision, now_s: float
+    ) -> Answer:
+        mesh = self._mesh
+        expires_at_s = now_s + admitted.timeout_s + self._grace_s
+        slot = Slot(admitted.endpoints[0], admitted.tokens, expires_at_s)
+        mesh.requests.admit(decision, slot)
+        mesh.circuits.sent(slot.address, now_s)
+        if judged.waiting is not None:
+            mesh.line.flow.sent(judged.waiting, slot.address, now_s)
         assert judged.caller is not None, "nobody unknown is admitted"
         tenant = judged.caller.tenant
-        headers = (*_identity(decision), *_orders(verdict, tenant, self._mesh.salts.of(tenant)))
+        headers = (*_identity(decision), *_orders(admitted, tenant, mesh.salts.of(tenant)))
         return let_go(headers)
+
+
+@dataclass(frozen=True, slots=True)
+class _Request:
+    question: Asked
+    span: trace.Span | None
+    since_s: float
 
 
 @dataclass(frozen=True, slots=True)
 class _Judged:
     caller: Caller | None
     demand: Demand | None
-    verdict: Verdict | None  # None: the router itself answers this method
+    verdict: Verdict | None  # None: the router itself answers this method, or it waits
+    waiting: Waiting | None = None  # None: the flow control has no say
+    queueing: Queueing | None = None  # None: it did not wait
 
 
 _POLICY_STALE = Refused(
@@ -136,14 +252,19 @@ _CERTIFICATE_REVOKED = Refused(
 _UNKNOWN_IDENTITY = Refused(Reason.UNKNOWN_IDENTITY, "no tenant owns this certificate or API key")
 
 
-def _caller(question: Asked, tenants: Tenants) -> Caller | None:
+def _owner(question: Asked, tenants: Tenants) -> Caller | None:
     if question.spiffe_id is not None:
         return tenants.by_spiffe_id(question.spiffe_id)
     return tenants.by_api_key(question.api_key) if question.api_key else None
 
 
-def _decision(question: Asked, judged: _Judged, *, waited_s: float) -> Decision:
-    verdict, caller, demand = judged.verdict, judged.caller, judged.demand
+def _decision(request: _Request, judged: _Judged, now_s: float) -> Decision:
+    question, verdict, caller, demand = (
+        request.question,
+        judged.verdict,
+        judged.caller,
+        judged.demand,
+    )
     refused = verdict if isinstance(verdict, Refused) else None
     admitted = verdict if isinstance(verdict, Admitted) else None
     return Decision(
@@ -154,14 +275,23 @@ def _decision(question: Asked, judged: _Judged, *, waited_s: float) -> Decision:
         tenant=caller.tenant.id if caller else "",
         workload=caller.workload if caller else "",
         model=demand.model if demand else "",
-        workload_class=verdict.workload_class if verdict else None,
+        workload_class=_class(judged),
         candidates=verdict.candidates if verdict else (),
         refusal=refused.reason if refused else None,
-        queue_wait_s=None if refused else waited_s,
+        queue_wait_s=None if refused else now_s - request.since_s,
         prompt_tokens=demand.prompt.tokens if demand else 0,
         output_tokens=admitted.output_tokens if admitted else 0,
-        for_runtime=verdict is not None,
+        for_runtime=verdict is not None or judged.queueing is not None,
+        queueing=judged.queueing,
     )
+
+
+def _class(judged: _Judged) -> WorkloadClass | None:
+    if judged.verdict is not None and judged.verdict.workload_class is not None:
+        return judged.verdict.workload_class
+    if judged.waiting is None or judged.demand is None or judged.caller is None:
+        return None
+    return class_of(judged.demand, judged.caller.tenant)
 
 
 def _identity(decision: Decision) -> Iterable[tuple[str, str]]:
@@ -186,6 +316,25 @@ def _orders(admitted: Admitted, tenant: Tenant, salt: str) -> Iterable[tuple[str
 def _span(question: Asked) -> trace.Span:
     parent = _propagator.extract({"traceparent": question.traceparent or ""})
     return _tracer.start_span("evenflow.router.check", context=parent, kind=trace.SpanKind.SERVER)
+
+
+def _end(span: trace.Span | None, decision: Decision, verdict: Verdict | None) -> None:
+    if span is not None:
+        span.set_attributes({**_attributes(decision, verdict), **_queue_attributes(decision)})
+        span.end()
+
+
+def _queue_attributes(decision: Decision) -> Mapping[str, str | int | float]:
+    queueing = decision.queueing
+    if queueing is None:
+        return {}
+    return {
+        "evenflow.queue.reason": queueing.reason,
+        "evenflow.queue.band": queueing.band.value,
+        "evenflow.queue.ahead": queueing.ahead,
+        "evenflow.queue.counter": queueing.counter,
+        "evenflow.queue.predicted_s": queueing.predicted_s,
+    }
 
 
 def _attributes(decision: Decision, verdict: Verdict | None) -> Mapping[str, str]:

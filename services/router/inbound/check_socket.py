@@ -1,5 +1,7 @@
 """The unix socket on which Envoy asks: HTTP/1.1, one question and its answer at a time.
 
+An answer may be held; reading goes on, since a caller who leaves is an Envoy that hangs up.
+
 Not gRPC, whose server for Python costs more than the decision itself (docs/adr/0005). Whoever
 reaches the socket is Envoy, so the limits here are Envoy's own.
 """
@@ -14,21 +16,24 @@ import structlog
 
 from services.chassis.server import CannotListen
 from services.chassis.status import way
-from services.router.inbound.answers import Answer
+from services.router.inbound.answers import FAILED, Answer
 from services.router.inbound.asked import Question
+from services.router.inbound.line import Held
 
 HEALTH = "/health"  # Envoy asks: a loop that hangs does not answer, whatever its process does
 _HEALTHY = Answer(200, ())
-# Envoy makes a refusal of it. A connection that just ended would be asked again, up to 40 times.
-_FAILED = Answer(500, ())
 
 _log = structlog.get_logger(__name__)
+
+
+class AskedTwice(RuntimeError):
+    """A question came while the one before had no answer; Envoy asks one at a time."""
 
 
 class CheckSocket:
     """`answer` is called once a question; what it raises is a bug, logged and answered."""
 
-    def __init__(self, answer: Callable[[Question], Answer]) -> None:
+    def __init__(self, answer: Callable[[Question], Answer | Held]) -> None:
         self._answer = answer
         self._server: asyncio.Server | None = None
         self._connections: set[_Connection] = set()
@@ -54,7 +59,7 @@ class CheckSocket:
         for each in list(self._connections):
             each.close()
 
-    def answered(self, question: Question) -> Answer:
+    def answered(self, question: Question) -> Answer | Held:
         return _HEALTHY if question.path == HEALTH else self._answer(question)
 
     def _connection(self) -> "_Connection":
@@ -72,6 +77,7 @@ class _Connection(asyncio.Protocol):
         self._url = b""
         self._headers: dict[str, str] = {}
         self._body: list[bytes] = []
+        self._held: Held | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)
@@ -80,6 +86,9 @@ class _Connection(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         self._open.discard(self)
         self._transport = None
+        if self._held is not None:
+            self._held.left()
+            self._held = None
 
     def close(self) -> None:
         if self._transport is not None:
@@ -91,10 +100,10 @@ class _Connection(asyncio.Protocol):
         except httptools.HttpParserCallbackError as error:
             bug = error.__context__ or error
             _log.error("check.bug", error=type(bug).__name__, trace=way(bug))
-            self._write(_FAILED, last=True)
+            self._write(FAILED, last=True)
         except httptools.HttpParserError as error:
             _log.error("check.not_http", error=type(error).__name__)
-            self._write(_FAILED, last=True)
+            self._write(FAILED, last=True)
         except httptools.HttpParserUpgrade:  # has its answer, and goes on as something else
             _log.error("check.not_http", error="HttpParserUpgrade")
             self.close()
@@ -111,7 +120,18 @@ class _Connection(asyncio.Protocol):
     def on_message_complete(self) -> None:
         question = Question(self._url.decode("latin-1"), self._headers, b"".join(self._body))
         self._url, self._headers, self._body = b"", {}, []
-        self._write(self._socket.answered(question), last=self._socket.is_draining)
+        if self._held is not None:
+            raise AskedTwice
+        answer = self._socket.answered(question)
+        if isinstance(answer, Held):
+            self._held = answer
+            answer.reply = self._answer_held
+        else:
+            self._write(answer, last=self._socket.is_draining)
+
+    def _answer_held(self, answer: Answer) -> None:
+        self._held = None
+        self._write(answer, last=self._socket.is_draining or answer is FAILED)
 
     def _write(self, answer: Answer, *, last: bool) -> None:
         if self._transport is None:

@@ -11,7 +11,13 @@ from evenflow.runtime.v1 import runtime_service_pb2 as pb
 from evenflow.runtime.v1.runtime_service_pb2_grpc import RuntimeServiceStub
 from services.chassis.identity import TlsFiles, channel
 from services.router.core.circuits import Circuits
-from services.router.core.endpoints import Endpoints, ModelState, Readiness, RuntimeState
+from services.router.core.endpoints import (
+    Endpoint,
+    Endpoints,
+    ModelState,
+    Readiness,
+    RuntimeState,
+)
 from services.router.core.requests import Requests
 from services.router.core.silence import LOOK_EVERY_S, Silence
 
@@ -62,7 +68,7 @@ class GrpcRuntime:
 class RuntimeFollower:
     """Writes what a runtime says, and its silence, into what the router knows.
 
-    `changed` is told when the set of endpoints in service may be another.
+    `changed` is told when the set of endpoints in service may be another, `heard` of each state.
     """
 
     def __init__(
@@ -74,6 +80,7 @@ class RuntimeFollower:
         *,
         silence_s: float,
     ) -> None:
+        self.heard: Callable[[Endpoint], None] = lambda _: None
         self._endpoints = endpoints
         self._requests = requests
         self._circuits = circuits
@@ -103,6 +110,7 @@ class RuntimeFollower:
             self._circuits.restarted(address)
             _log.warning("endpoint.restarted", endpoint=address, given_up=len(given_up))
         after = self._endpoints.get(address)
+        self.heard(after)
         if (before.ready, before.reachable) != (after.ready, after.reachable):
             _log.info(
                 "endpoint.changed",
