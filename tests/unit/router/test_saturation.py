@@ -109,7 +109,7 @@ def test_a_report_that_is_old_says_nothing() -> None:
 
 def test_a_request_needs_kv_blocks_for_prompt_and_output() -> None:
     saturation = Saturation()
-    said = {"kv_blocks_total": 100, "kv_blocks_free": 10, "kv_block_tokens": 16}
+    said: dict[str, Any] = {"kv_blocks_total": 100, "kv_blocks_free": 10, "kv_block_tokens": 16}
     seen(saturation, running=1, **said)
     assert saturation.takes(A, 160, NOW_S)
     assert not saturation.takes(A, 161, NOW_S)
