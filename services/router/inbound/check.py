@@ -15,6 +15,7 @@ from services.router.core.circuits import Circuits
 from services.router.core.demands import Demand, InvalidDemand, WorkloadClass
 from services.router.core.endpoints import Endpoints
 from services.router.core.inflight import Slot
+from services.router.core.picking import Filter, Picker
 from services.router.core.requests import Decision, Requests
 from services.router.core.tenants import CacheSalts, Caller, PolicyView, Tenant, Tenants
 from services.router.core.verdicts import Admitted, Reason, Refused, Verdict
@@ -51,6 +52,13 @@ class Check:
         self, mesh: Mesh, limits: TimeLimits, *, grace_s: float, clock: Callable[[], float]
     ) -> None:
         self._mesh = mesh
+        self._picker = Picker(
+            mesh.endpoints,
+            mesh.requests.in_flight,
+            mesh.requests.expectations,
+            weights=mesh.requests.weights,
+            filters=(Filter("circuit open", mesh.circuits.open),),
+        )
         self._limits = limits
         self._grace_s = grace_s
         self._clock = clock
@@ -90,11 +98,7 @@ class Check:
         return decide(
             demand,
             caller.tenant,
-            Pool(
-                self._mesh.endpoints.all(),
-                self._mesh.requests.load,
-                lambda address: self._mesh.circuits.is_open(address, now_s),
-            ),
+            Pool(self._picker, now_s, self._mesh.salts.of(caller.tenant)),
             remaining_s=question.remaining_s(),
             limits=self._limits,
         )
@@ -109,7 +113,7 @@ class Check:
         if verdict is None:
             self._mesh.requests.note(decision)
             return let_go(_identity(decision))
-        slot = Slot(verdict.endpoints[0], verdict.tokens, now_s + verdict.timeout_s + self._grace_s)
+        slot = _slot(verdict, now_s + verdict.timeout_s + self._grace_s)
         self._mesh.requests.admit(decision, slot)
         self._mesh.circuits.sent(slot.address, now_s)
         assert judged.caller is not None, "nobody unknown is admitted"
@@ -156,11 +160,25 @@ def _decision(question: Asked, judged: _Judged, *, waited_s: float) -> Decision:
         model=demand.model if demand else "",
         workload_class=verdict.workload_class if verdict else None,
         candidates=verdict.candidates if verdict else (),
+        others=verdict.others if verdict else {},
         refusal=refused.reason if refused else None,
         queue_wait_s=None if refused else waited_s,
         prompt_tokens=demand.prompt.tokens if demand else 0,
         output_tokens=admitted.output_tokens if admitted else 0,
+        expected_cached_tokens=admitted.candidates[0].cached_tokens if admitted else 0,
         for_runtime=verdict is not None,
+    )
+
+
+def _slot(admitted: Admitted, expires_at_s: float) -> Slot:
+    first = admitted.candidates[0]
+    return Slot(
+        first.address,
+        admitted.tokens,
+        expires_at_s,
+        prefill_tokens=admitted.prompt_tokens - first.cached_tokens,
+        decode_tokens=admitted.output_tokens,
+        prefix=admitted.prefix,
     )
 
 
@@ -177,6 +195,8 @@ def _orders(admitted: Admitted, tenant: Tenant, salt: str) -> Iterable[tuple[str
     yield "x-evenflow-cache-salt", salt
     yield "x-evenflow-max-context-tokens", str(tenant.max_context_tokens)
     yield "x-evenflow-max-output-tokens", str(tenant.max_output_tokens)
+    if tenant.pool:
+        yield "x-evenflow-pool", tenant.pool
     timeout_ms = max(1, int(admitted.timeout_s * 1000))
     yield "grpc-timeout", f"{timeout_ms}m"
     yield "x-envoy-upstream-rq-timeout-ms", str(timeout_ms)  # Envoy ends what a runtime does not
