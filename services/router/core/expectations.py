@@ -6,11 +6,12 @@ So a smaller cache than announced, another eviction order, a tokenizer with othe
 prefix cache at all, lower an endpoint's attraction instead of sending requests there in vain.
 """
 
+from collections import Counter, defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 from services.router.core.endings import Usage
-from services.router.core.prefixes import BLOCK_TOKENS, Keys, PrefixIndex
+from services.router.core.prefixes import Keys, PrefixIndex
 
 _NEWEST_SHARE = 0.1  # of the average: the last twenty or so count
 _EMPTY_AFTER = 8  # requests in a row that found nothing where something was expected
@@ -27,35 +28,20 @@ class Prefix:
 NO_PREFIX = Prefix()
 
 
-@dataclass(slots=True)
-class _Truth:
-    trust: float = 1.0  # tokens found for each that was expected, at most 1
-    misses: int = 0  # in a row
-    expected_tokens: int = 0
-    found_tokens: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class Expected:
-    """Of one request: tokens by address. Addresses that are missing have none."""
-
-    held: Mapping[str, int]
-    trusts: Mapping[str, _Truth]
-
-    def tokens(self, address: str) -> float:
-        held = self.held.get(address, 0)
-        return held * self.trusts[address].trust if held else 0.0
-
-
 class Expectations:
     def __init__(self, index: PrefixIndex | None = None) -> None:
         self._index = index or PrefixIndex()
-        self._truths: dict[str, _Truth] = {}
+        self._trust: dict[str, float] = defaultdict(_full)  # found for each that was expected
+        self._misses: Counter[str] = Counter()  # in a row
 
-    def of(self, keys: Keys, *, prompt_tokens: int) -> Expected:
-        matched = self._index.matched(keys)
-        held = {each: min(n * BLOCK_TOKENS, prompt_tokens) for each, n in matched.items()}
-        return Expected(held, self._truths)
+    def held_blocks(self, keys: Keys) -> Mapping[str, int]:
+        """How many of the first blocks endpoints have, as the index says; none: not there."""
+        return self._index.matched(keys)
+
+    @property
+    def trust(self) -> Mapping[str, float]:
+        """How much of that is expected to be true, 0 to 1. Every address has one."""
+        return self._trust
 
     def sent(self, address: str, keys: Keys) -> None:
         self._index.add(address, keys)
@@ -65,28 +51,25 @@ class Expectations:
         if at != address:
             self._index.add(at, prefix.keys)
             return
-        truth = self._truths.get(address)
-        if truth is None or not prefix.held_tokens:
+        if not prefix.held_tokens:
             return
-        truth.expected_tokens += prefix.held_tokens
-        truth.found_tokens += usage.cached_prompt_tokens
         found = min(1.0, usage.cached_prompt_tokens / prefix.held_tokens)
-        truth.trust += _NEWEST_SHARE * (found - truth.trust)
-        truth.misses = 0 if usage.cached_prompt_tokens else truth.misses + 1
-        if truth.misses == _EMPTY_AFTER:
+        self._trust[address] += _NEWEST_SHARE * (found - self._trust[address])
+        self._misses[address] = 0 if found else self._misses[address] + 1
+        if self._misses[address] == _EMPTY_AFTER:
             self._index.forget(address)
-            truth.misses = 0
+            self._misses[address] = 0
 
     def resize(self, address: str, *, kv_tokens: int) -> None:
         """An endpoint has said how large its KV cache is."""
-        self._truths.setdefault(address, _Truth())
         self._index.resize(address, kv_tokens)
 
     def restarted(self, address: str) -> None:
         """Another process serves there, with an empty cache."""
         self._index.forget(address)
-        self._truths[address] = _Truth()
+        self._trust.pop(address, None)
+        self._misses.pop(address, None)
 
-    def trust(self, address: str) -> float:
-        truth = self._truths.get(address)
-        return truth.trust if truth else 1.0
+
+def _full() -> float:
+    return 1.0

@@ -6,7 +6,7 @@ entry is lost, or a restart of the runtime. Late and repeated words change nothi
 
 import heapq
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from services.router.core.expectations import NO_PREFIX, Prefix
@@ -57,9 +57,11 @@ class InFlight:
     def load(self, address: str) -> Load:
         return self._loads.get(address, _IDLE)
 
-    def work(self, address: str) -> float:
-        """What is under way there, weighed; ready, since a thousand are asked for at once."""
-        return self._work[address]
+    @property
+    def work(self) -> Mapping[str, float]:
+        """What is under way at each address, weighed; ready, since a thousand are asked for at
+        once. Every address has some."""
+        return self._work
 
     def admit(self, request_id: str, slot: Slot) -> None:
         assert request_id not in self._slots, "one request takes one slot"

@@ -17,9 +17,9 @@ from typing import NamedTuple
 
 from services.router.core.eligibility import Eligibility, Eligible
 from services.router.core.endpoints import Endpoints, RuntimeState
-from services.router.core.expectations import NO_PREFIX, Expectations, Expected, Prefix
+from services.router.core.expectations import NO_PREFIX, Expectations, Prefix
 from services.router.core.inflight import InFlight
-from services.router.core.prefixes import Keys
+from services.router.core.prefixes import BLOCK_TOKENS, Keys
 from services.router.core.weights import Weights
 
 TRIED = 3  # the first and Envoy's two retries
@@ -102,8 +102,8 @@ class Picker:
     def pick(self, wanted: Wanted, now_s: float) -> Pick:
         eligible = self.eligible(wanted.model, wanted.pool)
         addresses, filtered = self._filtered(eligible.addresses, now_s)
-        expected = self._expectations.of(wanted.keys, prompt_tokens=wanted.prompt_tokens)
-        best = self._best(wanted, addresses, expected)
+        held = self._expectations.held_blocks(wanted.keys)
+        best = self._best(wanted, addresses, held)
         shown = list(best)
         reasons = {**filtered, **eligible.left_out} if filtered else eligible.left_out
         for address, reason in reasons.items():
@@ -113,7 +113,7 @@ class Picker:
         return Pick(
             shown,
             _others(shown, len(addresses) - len(best), reasons),
-            Prefix(wanted.keys, expected.held.get(best[0].address, 0)) if best else NO_PREFIX,
+            Prefix(wanted.keys, _held_tokens(best[0].address, wanted, held)) if best else NO_PREFIX,
         )
 
     def _filtered(
@@ -129,17 +129,19 @@ class Picker:
         return addresses, why
 
     def _best(
-        self, wanted: Wanted, addresses: Sequence[str], expected: Expected
+        self, wanted: Wanted, addresses: Sequence[str], held: Mapping[str, int]
     ) -> Sequence[Candidate]:
-        costs = dict(zip(addresses, map(self._in_flight.work, addresses), strict=True))
-        for address in expected.held:
+        work, trust = self._in_flight.work, self._expectations.trust
+        costs = dict(zip(addresses, map(work.__getitem__, addresses), strict=True))
+        per_block = self._weights.cached * BLOCK_TOKENS
+        for address, blocks in held.items():
             if address in costs:
-                costs[address] -= self._weights.cached * expected.tokens(address)
+                costs[address] -= per_block * blocks * trust[address]
         if self._round_robin:
             addresses = self._in_turn(addresses)
         if len(addresses) > KEPT:
             addresses = heapq.nsmallest(KEPT, addresses, key=costs.__getitem__)
-        seen = [self._candidate(each, wanted, expected, costs[each]) for each in addresses]
+        seen = [self._candidate(each, wanted, held, costs[each]) for each in addresses]
         return seen if self._round_robin else sorted(seen, key=_rank)
 
     def _in_turn(self, addresses: Sequence[str]) -> Sequence[str]:
@@ -148,7 +150,7 @@ class Picker:
         return [*addresses[first:], *addresses[:first]]
 
     def _candidate(
-        self, address: str, wanted: Wanted, expected: Expected, cost: float
+        self, address: str, wanted: Wanted, held: Mapping[str, int], cost: float
     ) -> Candidate:
         weights = self._weights
         load = self._in_flight.load(address)
@@ -162,7 +164,7 @@ class Picker:
             load.requests,
             load.prefill_tokens,
             load.decode_tokens,
-            round(expected.tokens(address)),
+            round(_held_tokens(address, wanted, held) * self._expectations.trust[address]),
             missing,
             cost + weights.prefill * wanted.prompt_tokens + weights.kv * missing,
         )
@@ -181,6 +183,10 @@ def usable(candidates: Sequence[Candidate]) -> Sequence[str]:
 
 def _rank(candidate: Candidate) -> tuple[float, int]:
     return candidate.cost, candidate.requests  # those of equal rank stay in order
+
+
+def _held_tokens(address: str, wanted: Wanted, held: Mapping[str, int]) -> int:
+    return min(held.get(address, 0) * BLOCK_TOKENS, wanted.prompt_tokens)
 
 
 def _kv_missing(state: RuntimeState | None, tokens: int) -> int:

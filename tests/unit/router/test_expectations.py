@@ -19,12 +19,12 @@ def made() -> Expectations:
 
 
 def expected(of: Expectations, address: str = A) -> float:
-    return of.of(KEYS, prompt_tokens=TOKENS).tokens(address)
+    return of.held_blocks(KEYS).get(address, 0) * BLOCK_TOKENS * of.trust[address]
 
 
 def ends(of: Expectations, found: int, *, at: str = A) -> None:
     """One of these prompts, sent to A."""
-    held = of.of(KEYS, prompt_tokens=TOKENS).held.get(A, 0)
+    held = of.held_blocks(KEYS).get(A, 0) * BLOCK_TOKENS
     of.sent(A, KEYS)
     of.came_true(A, Prefix(KEYS, held), at, Usage(TOKENS, found, 1))
 
@@ -34,13 +34,6 @@ def test_what_was_sent_is_expected_there_and_nowhere_else() -> None:
     expectations.sent(A, KEYS)
 
     assert (expected(expectations), expected(expectations, B)) == (TOKENS, 0)
-
-
-def test_no_more_than_the_prompt_is_expected() -> None:
-    expectations = made()
-    expectations.sent(A, KEYS)
-
-    assert expectations.of(KEYS, prompt_tokens=10).tokens(A) == 10
 
 
 def test_an_endpoint_that_finds_half_is_trusted_half() -> None:
@@ -64,7 +57,7 @@ def test_trust_comes_back_with_the_truth() -> None:
     for found in [0] * 5 + [TOKENS] * 50:
         ends(expectations, found)
 
-    assert expectations.trust(A) > 0.95
+    assert expectations.trust[A] > 0.95
 
 
 def test_a_cache_that_is_empty_again_and_again_is_forgotten() -> None:
@@ -72,14 +65,14 @@ def test_a_cache_that_is_empty_again_and_again_is_forgotten() -> None:
     for _ in range(9):
         ends(expectations, 0)
 
-    assert expectations.of(KEYS, prompt_tokens=TOKENS).held == {}
+    assert expectations.held_blocks(KEYS) == {}
 
 
 def test_the_first_of_its_kind_says_nothing_about_trust() -> None:
     expectations = made()
     ends(expectations, 0)
 
-    assert expectations.trust(A) == 1.0
+    assert expectations.trust[A] == 1.0
 
 
 def test_a_retry_leaves_the_prompt_where_it_was_answered() -> None:
@@ -87,7 +80,7 @@ def test_a_retry_leaves_the_prompt_where_it_was_answered() -> None:
     ends(expectations, 0, at=B)
 
     assert expected(expectations, B) == TOKENS
-    assert expectations.trust(A) == 1.0
+    assert expectations.trust[A] == 1.0
 
 
 def test_a_process_that_is_started_again_has_nothing() -> None:
@@ -96,4 +89,4 @@ def test_a_process_that_is_started_again_has_nothing() -> None:
         ends(expectations, found)
     expectations.restarted(A)
 
-    assert (expected(expectations), expectations.trust(A)) == (0, 1.0)
+    assert (expected(expectations), expectations.trust[A]) == (0, 1.0)
