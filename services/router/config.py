@@ -101,13 +101,13 @@ class Config:
     prefix_weight: float = setting(
         environ.not_negative,
         default=1.0,
-        help="what a prompt token that an endpoint has cached counts for when one is picked; 0: "
-        "prompts are not looked at",
+        help="times what a prompt token that an endpoint has cached counts for when one is picked; "
+        "0: prompts are not looked at",
     )
     load_weight: float = setting(
         environ.not_negative,
         default=1.0,
-        help="what tokens in flight and missing KV room count for, likewise; 0 for both: endpoints "
+        help="times what tokens in flight and missing KV room count for; 0 for both: endpoints "
         "take turns",
     )
     drain_s: float = setting(

@@ -24,8 +24,9 @@ class Weights:
     # it is written in one step with those of others, and callers let write four times what is
     # written. It delays a new prompt by a fraction of its step only.
     decode: float = 0.25
-    # What is cached need not be computed: it counts for as much as the token that it saves.
-    cached: float = 1.0
+    # What is computed again costs more than its own time: it evicts as many tokens that somebody
+    # else comes back for. Simulated conversations gain until about 4 (docs/picking.md).
+    cached: float = 4.0
     # A request without room waits until another ends, which takes longer than computing as many
     # tokens; so missing ones count twice.
     kv: float = 2.0

@@ -89,9 +89,10 @@ def test_of_many_endpoints_the_cheapest_are_found(prefill: list[int]) -> None:
     assert sum(pick.others.values()) == max(0, len(prefill) - KEPT)
 
 
-def test_a_cached_prefix_is_worth_the_tokens_that_it_saves() -> None:
-    behind = There(prefill_tokens=4 * BLOCK_TOKENS - 1, blocks=4)
-    too_far_behind = There(prefill_tokens=4 * BLOCK_TOKENS + 1, blocks=4)
+def test_a_cached_prefix_is_worth_as_much_load_as_its_weight_says() -> None:
+    worth = round(Weights().cached / Weights().prefill * 4 * BLOCK_TOKENS)
+    behind = There(prefill_tokens=worth - 1, blocks=4)
+    too_far_behind = There(prefill_tokens=worth + 1, blocks=4)
 
     assert picked([There(), behind]).addresses[0] == address(1)
     assert picked([There(), too_far_behind]).addresses[0] == address(0)
