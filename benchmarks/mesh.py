@@ -48,6 +48,10 @@ class Mesh:
         return tenant_folder(self.home, "acme")
 
     @property
+    def tenants(self) -> list[Path]:
+        return [tenant_folder(self.home, name) for name in ("acme", "globex")]
+
+    @property
     def gateway(self) -> Path:
         return service_folder(self.home, "gateway")
 
@@ -65,9 +69,11 @@ class Mesh:
 
 
 @contextmanager
-def running(environ: Mapping[str, str]) -> Iterator[Mesh]:
-    """Ready when the body is entered, gone when it is left."""
-    with aside("simulate", environ) as started:
+def running(
+    environ: Mapping[str, str], *, command: str = "simulate", **options: Any
+) -> Iterator[Mesh]:
+    """Ready when the body is entered, gone when it is left. `options`: of `aside`."""
+    with aside(command, environ, **options) as started:
         yield Mesh(
             home=started.home,
             ports=started.ports,

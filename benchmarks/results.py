@@ -14,7 +14,17 @@ ROOT = Path(__file__).resolve().parents[1]
 @dataclass(frozen=True, slots=True)
 class Goal:
     figure: str
-    at_most: float
+    at_most: float | None = None
+    at_least: float | None = None
+
+    def met(self, value: float) -> bool:
+        return (self.at_most is None or value <= self.at_most) and (
+            self.at_least is None or value >= self.at_least
+        )
+
+    def bounds(self) -> dict[str, float]:
+        both = {"at_most": self.at_most, "at_least": self.at_least}
+        return {name: bound for name, bound in both.items() if bound is not None}
 
 
 def line(
@@ -29,7 +39,7 @@ def line(
             "benchmark": benchmark,
             "figures": _rounded(figures),
             "baseline": _rounded(baseline),
-            "goals": [{"figure": each.figure, "at_most": each.at_most} for each in goals],
+            "goals": [{"figure": each.figure, **each.bounds()} for each in goals],
             "machine": machine(),
             "commit": _git("rev-parse", "--short", "HEAD") + _git("diff", "HEAD", "--shortstat"),
             "command": f"make bench NAME={benchmark}",

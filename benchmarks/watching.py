@@ -35,11 +35,7 @@ class Held:
 
 def held(mesh: Mesh) -> Held:
     """Raises grpc.RpcError while the router is away."""
-    folder = service_folder(mesh.home, "operator")
-    address = f"127.0.0.1:{mesh.ports.router}"
-    with Connection(address, folder, service_name("router")).blocking_channel() as channel:
-        asked = pb.ListEndpointsRequest()
-        found = RouterServiceStub(channel).ListEndpoints(asked, timeout=CALL_S).endpoints
+    found = _endpoints(mesh)
     return Held(
         requests=sum(each.in_flight for each in found),
         tokens=sum(each.in_flight_tokens for each in found),
@@ -47,6 +43,31 @@ def held(mesh: Mesh) -> Held:
         waiting=sum(each.state.waiting for each in found),
         kv_blocks=sum(each.state.kv_blocks_total - each.state.kv_blocks_free for each in found),
     )
+
+
+@dataclass(frozen=True, slots=True)
+class CacheCounters:
+    """Prompt tokens that engines looked for in their prefix caches since they started."""
+
+    queried: int
+    hit: int
+
+
+def cache_counters(mesh: Mesh) -> CacheCounters:
+    """Of all runtimes together, as their engines count them."""
+    states = [each.state for each in _endpoints(mesh)]
+    return CacheCounters(
+        queried=sum(each.prefix_cache_query_tokens for each in states),
+        hit=sum(each.prefix_cache_hit_tokens for each in states),
+    )
+
+
+def _endpoints(mesh: Mesh) -> Sequence[pb.Endpoint]:
+    folder = service_folder(mesh.home, "operator")
+    address = f"127.0.0.1:{mesh.ports.router}"
+    with Connection(address, folder, service_name("router")).blocking_channel() as channel:
+        asked = pb.ListEndpointsRequest()
+        return RouterServiceStub(channel).ListEndpoints(asked, timeout=CALL_S).endpoints
 
 
 def held_in_the_end(mesh: Mesh, *, within_s: float) -> Held:

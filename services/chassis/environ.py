@@ -105,6 +105,13 @@ def positive(value: str) -> float:
     return number
 
 
+def not_negative(value: str) -> float:
+    number = float(value)
+    if not 0 <= number < math.inf:
+        raise ValueError(f"must be at least 0, got {value}")
+    return number
+
+
 def positive_int(value: str) -> int:
     number = int(value)
     if number < 1:

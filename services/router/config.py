@@ -121,6 +121,18 @@ class Config:
     trace_share: float = setting(
         environ.share, default=1.0, help="share of traces begun at the gateway, 0 to 1"
     )
+    prefix_weight: float = setting(
+        environ.not_negative,
+        default=1.0,
+        help="times what a prompt token that an endpoint has cached counts for when one is picked; "
+        "0: prompts are not looked at",
+    )
+    load_weight: float = setting(
+        environ.not_negative,
+        default=1.0,
+        help="times what tokens in flight and missing KV room count for; 0 for both: endpoints "
+        "take turns",
+    )
     drain_s: float = setting(
         environ.positive, default=2.0, help="how long running calls may go on after SIGTERM"
     )

@@ -33,6 +33,7 @@ from services.router.core.requests import Requests
 from services.router.core.saturation import Saturation
 from services.router.core.snapshot import DataPlane, HostPort
 from services.router.core.tenants import CacheSalts, PolicyView
+from services.router.core.weights import Weights
 from services.router.inbound.access_log import AccessLogServicer
 from services.router.inbound.check import Mesh
 from services.router.inbound.check_socket import CheckSocket
@@ -135,7 +136,7 @@ def _parts(config: Config, salts: CacheSalts) -> _Parts:
         mesh=Mesh(
             policy,
             endpoints,
-            Requests(),
+            Requests(weights=Weights().scaled(config.load_weight, cached=config.prefix_weight)),
             salts,
             circuits,
             Revocations(gateway.revocations).has_serial,

@@ -78,6 +78,11 @@ class Config:
         help="seconds in which an engine with work makes no step, after which its requests end as "
         "ENGINE_STALLED; longer than its longest step",
     )
+    pool: str | None = setting(
+        environ.text,
+        default=None,
+        help="serves only tenants that policy puts into this pool; unset, those of no pool",
+    )
     drain_s: float = setting(
         environ.positive, default=10.0, help="how long running requests may go on after SIGTERM"
     )

@@ -50,7 +50,9 @@ async def serve(config: Config, engine: Engine) -> None:
     tls = TlsFiles.in_folder(config.tls)
     otlp = config.otlp.text if config.otlp else None
     tracing = traces.start("runtime", otlp_address=otlp, tls=tls, sample_share=config.trace_share)
-    serving = Serving(engine, endpoint=str(config.advertise or config.listen))
+    serving = Serving(
+        engine, endpoint=str(config.advertise or config.listen), pool=config.pool or ""
+    )
     states = state.StateServicer(serving)
     server = build_server(serving, states, tls)
     server.listen(config.listen, tls)

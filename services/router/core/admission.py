@@ -3,13 +3,12 @@
 Cheap refusals first; what a caller may not use it learns nothing about, save that it exists.
 """
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass
 
 from services.router.core.demands import Demand, WorkloadClass
-from services.router.core.endpoints import Endpoint
-from services.router.core.inflight import Load
-from services.router.core.picking import Candidate, ranked, usable
+from services.router.core.picking import Pick, Picker, Wanted
+from services.router.core.prefixes import block_keys
 from services.router.core.tenants import Tenant
 from services.router.core.verdicts import Admitted, Reason, Refused, Verdict
 
@@ -31,33 +30,24 @@ class TimeLimits:
 class Pool:
     """The runtimes, and what is under way at each, as one request sees them."""
 
-    endpoints: Sequence[Endpoint]
-    load: Callable[[str], Load]
-    is_open: Callable[[str], bool] = lambda _address: False  # its circuit
-    takes: Callable[[str, int], bool] = lambda _address, _tokens: True  # it has room for so many
+    picker: Picker
+    now_s: float
+    salt: str  # of the caller's tenant; no two share one
 
-    def candidates(self, model: str, tokens: int = 0) -> Sequence[Candidate]:
-        """Circuits count only while some endpoint is without: a try is better than a refusal."""
-        seen = [self._candidate(each, model, tokens) for each in self.endpoints]
-        closed = [self._unless_open(each) for each in seen]
-        return ranked(closed if usable(closed) else seen)
+    def pick(self, demand: Demand, tenant: Tenant) -> Pick:
+        looked_at = demand.prompt.start if self.picker.looks_at_prompts else b""
+        wanted = Wanted(
+            demand.model,
+            tenant.pool,
+            block_keys(looked_at, self.salt, demand.model),
+            demand.prompt.tokens,
+            output_tokens(demand, tenant),
+        )
+        return self.picker.pick(wanted, self.now_s)
 
-    def _candidate(self, endpoint: Endpoint, model: str, tokens: int) -> Candidate:
-        address, there = endpoint.address, self.load(endpoint.address)
-        full = not self.takes(address, tokens)
-        return Candidate(address, endpoint.left_out(model), there.tokens, there.requests, full)
-
-    def _unless_open(self, candidate: Candidate) -> Candidate:
-        if candidate.left_out or not self.is_open(candidate.address):
-            return candidate
-        return replace(candidate, left_out="circuit open")
-
-    def lacks(self, model: str) -> bool:
+    def lacks(self, model: str, tenant: Tenant) -> bool:
         """No runtime serves it, for sure: just started, or cut off from all, nobody knows."""
-        if any(each.announced(model) for each in self.endpoints):
-            return False
-        seen = any(each.state is not None for each in self.endpoints)
-        return seen and all(each.tried for each in self.endpoints)
+        return self.picker.eligible(model, tenant.pool).unknown
 
 
 def decide(
@@ -74,7 +64,7 @@ def never(
     """What no wait for an endpoint would change."""
     return (
         _late(remaining_s)
-        or _unknown_model(demand.model, pool)
+        or _unknown_model(demand.model, tenant, pool)
         or _not_allowed(demand, tenant, class_of(demand, tenant))
         or _too_much(demand, tenant)
     )
@@ -84,18 +74,19 @@ def place(
     demand: Demand, tenant: Tenant, pool: Pool, *, remaining_s: float | None, limits: TimeLimits
 ) -> Verdict:
     """Where it goes, now."""
-    workload_class, written = class_of(demand, tenant), output_tokens(demand, tenant)
-    candidates = pool.candidates(demand.model, demand.prompt.tokens + written)
-    addresses = usable(candidates)
-    if not addresses:
-        return _nowhere(demand.model, candidates, workload_class)
+    workload_class = class_of(demand, tenant)
+    picked = pool.pick(demand, tenant)
+    if not picked.addresses:
+        return _nowhere(demand.model, picked, workload_class)
     return Admitted(
         workload_class=workload_class,
-        candidates=candidates,
-        endpoints=addresses,
+        candidates=picked.candidates,
+        endpoints=picked.addresses,
         prompt_tokens=demand.prompt.tokens,
-        output_tokens=written,
+        output_tokens=output_tokens(demand, tenant),
         timeout_s=limits.of(workload_class, remaining_s),
+        others=picked.others,
+        prefix=picked.prefix,
     )
 
 
@@ -109,8 +100,8 @@ def _late(remaining_s: float | None) -> Refused | None:
     return Refused(Reason.DEADLINE, "the deadline had passed when the request arrived")
 
 
-def _unknown_model(model: str, pool: Pool) -> Refused | None:
-    if not pool.lacks(model):
+def _unknown_model(model: str, tenant: Tenant, pool: Pool) -> Refused | None:
+    if not pool.lacks(model, tenant):
         return None
     return Refused(Reason.MODEL_NOT_FOUND, f"no runtime serves the model {_quoted(model)}", "model")
 
@@ -152,16 +143,17 @@ def _too_much(demand: Demand, tenant: Tenant) -> Refused | None:
     return None
 
 
-def _nowhere(model: str, candidates: Sequence[Candidate], workload_class: WorkloadClass) -> Refused:
-    draining = any(each.left_out == "draining" for each in candidates)
+def _nowhere(model: str, picked: Pick, workload_class: WorkloadClass) -> Refused:
+    draining = "draining" in {*picked.others, *(each.left_out for each in picked.candidates)}
     reason = Reason.DRAINING if draining else Reason.NO_ENDPOINT
     what = "the runtimes that serve it are draining" if draining else "no runtime is ready"
     return Refused(
         reason,
         f"the model {_quoted(model)} can't be served now: {what}",
         retry_after_s=_COME_BACK_S,
-        candidates=candidates,
+        candidates=picked.candidates,
         workload_class=workload_class,
+        others=picked.others,
     )
 
 

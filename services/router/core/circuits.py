@@ -8,7 +8,7 @@ by when their requests began: one success takes back every failure that began be
 """
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from services.router.core.endings import Code, Ended
@@ -53,12 +53,17 @@ class Circuits:
 
     def __init__(self, changed: Callable[[str, bool], None] = lambda *_: None) -> None:
         self._by_address: dict[str, _Circuit] = {}
+        self._broken: set[str] = set()
         self._changed = changed
 
     def is_open(self, address: str, now_s: float) -> bool:
         """New requests stay away."""
         circuit = self._by_address.get(address)
         return circuit is not None and circuit.broken and now_s < circuit.shut_until_s
+
+    def open(self, now_s: float) -> Mapping[str, str]:
+        """Addresses that new requests stay away from, and why; mostly none."""
+        return {each: "circuit open" for each in self._broken if self.is_open(each, now_s)}
 
     def sent(self, address: str, now_s: float) -> None:
         """A request goes there. Where the circuit is half open, it is the only one for a while."""
@@ -76,8 +81,10 @@ class Circuits:
             circuit.failures = sorted([*circuit.failures, began_s])[-OPENS_AFTER:]
             circuit.shut_until_s = now_s + TRIED_AGAIN_AFTER_S
         if circuit.broken is not was_broken:
+            (self._broken.add if circuit.broken else self._broken.discard)(outcome.address)
             self._changed(outcome.address, circuit.broken)
 
     def restarted(self, address: str) -> None:
         """Another process serves there now."""
         self._by_address.pop(address, None)
+        self._broken.discard(address)

@@ -24,6 +24,7 @@ class InvalidDemand(ValueError):
 class Prompt:
     tokens: int
     exact: bool  # the caller sent token ids; otherwise `tokens` is an estimate
+    start: bytes = b""  # the first of it, as far as it matters to prefix caches
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,9 +53,9 @@ class Demand:
             raise InvalidDemand("model", f"must have at most {_LONGEST_NAME} characters")
 
 
-_BYTES_PER_TOKEN = 4  # of English text, for vocabularies of 30,000 to 150,000
+BYTES_PER_TOKEN = 4  # of English text, for vocabularies of 30,000 to 150,000
 
 
 def estimated_tokens(text_bytes: int) -> int:
     """A guess, for balancing load; the runtime counts."""
-    return 1 + text_bytes // _BYTES_PER_TOKEN
+    return 1 + text_bytes // BYTES_PER_TOKEN

@@ -13,6 +13,9 @@ from enum import Enum
 STALLED_AFTER_S = 2.0
 
 
+OUTSIDE = "outside the boundary"  # of the tenant's pool
+
+
 class UnknownEndpoint(LookupError):
     """No runtime has that address; ask for one that ListEndpoints names."""
 
@@ -58,6 +61,7 @@ class RuntimeState:
     max_running: int = 0
     output_tokens: int = 0
     without_progress_s: float = 0.0  # while its engine has work
+    pool: str = ""  # whose tenants alone it serves; empty: the shared one
 
     @property
     def stalled(self) -> bool:
@@ -87,6 +91,10 @@ class Endpoint:
         return self.state is not None and self.state.stalled
 
     @property
+    def pool(self) -> str:
+        return self.state.pool if self.state else ""
+
+    @property
     def ready(self) -> bool:
         """New requests may go there."""
         return self.reachable and not self.draining and not self.stalled and any(self.serving())
@@ -110,20 +118,20 @@ class Endpoint:
     def announced(self, model: str) -> bool:
         return self.state is not None and any(each.model == model for each in self.state.models)
 
-    def left_out(self, model: str) -> str:
-        """Why it can't take a request for a model; empty: it can."""
+    def left_out(self, model: str, pool: str = "") -> str:
+        """Why it can't take a request for a model from a pool's tenant; empty: it can."""
         if self.state is None or not self.reachable:
             return "unreachable"
         readiness = {each.readiness for each in self.state.models if each.model == model}
-        if not readiness:
-            return "model not served"
-        if self.draining:
-            return "draining"
-        if self.stalled:
-            return "stalled"
-        if Readiness.READY in readiness:
-            return ""
-        return "loading" if Readiness.LOADING in readiness else "failed"
+        reasons = {
+            OUTSIDE: self.pool != pool,
+            "model not served": not readiness,
+            "draining": self.draining,
+            "stalled": self.stalled,
+            "": Readiness.READY in readiness,
+            "loading": Readiness.LOADING in readiness,
+        }
+        return next((reason for reason, holds in reasons.items() if holds), "failed")
 
 
 class Endpoints:
@@ -131,6 +139,7 @@ class Endpoints:
 
     def __init__(self, addresses: Iterable[str]) -> None:
         self._by_address = {address: Endpoint(address) for address in sorted(addresses)}
+        self.revision = 0  # another one whenever what they may be used for has changed
 
     def __len__(self) -> int:
         return len(self._by_address)
@@ -152,15 +161,32 @@ class Endpoints:
     def saw(self, address: str, state: RuntimeState) -> bool:
         """Takes a runtime's state; True when it was started again since the last one."""
         before = self.get(address)
-        self._by_address[address] = replace(before, state=state, reachable=True, tried=True)
+        self._put(before, replace(before, state=state, reachable=True, tried=True))
         return before.state is not None and before.state.instance_id != state.instance_id
 
     def lost(self, address: str) -> None:
         before = self.get(address)
-        self._by_address[address] = replace(before, reachable=False, tried=True)
+        self._put(before, replace(before, reachable=False, tried=True))
 
     def drain(self, address: str) -> None:
         """Leaves it out until its process is started again."""
         before = self.get(address)
         instance = before.state.instance_id if before.state else None
-        self._by_address[address] = replace(before, drained_instance=instance)
+        self._put(before, replace(before, drained_instance=instance))
+
+    def _put(self, before: Endpoint, after: Endpoint) -> None:
+        self._by_address[after.address] = after
+        if _use(before) != _use(after):
+            self.revision += 1
+
+
+def _use(endpoint: Endpoint) -> tuple[object, ...]:
+    """All that `left_out` and `announced` look at."""
+    return (
+        endpoint.reachable,
+        endpoint.tried,
+        endpoint.draining,
+        endpoint.stalled,
+        endpoint.pool,
+        endpoint.state and endpoint.state.models,
+    )

@@ -5,10 +5,15 @@ entry is lost, or a restart of the runtime. Late and repeated words change nothi
 """
 
 import heapq
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from services.router.core.expectations import NO_PREFIX, Prefix
+from services.router.core.weights import Weights
+
 _SPARE_TIMERS = 1000  # ended requests whose timers may wait for the next clearing
+_WEIGHTS = Weights()
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,16 +21,25 @@ class Slot:
     address: str
     tokens: int  # prompt as estimated, and output at most
     expires_at_s: float  # when it is freed if nobody says that it ended
+    prefill_tokens: int = 0  # of `tokens`, prompt to be computed: not expected in its cache
+    decode_tokens: int = 0  # of `tokens`, output at most
+    prefix: Prefix = NO_PREFIX
 
 
 @dataclass(frozen=True, slots=True)
 class Load:
     tokens: int = 0
     requests: int = 0
+    prefill_tokens: int = 0
+    decode_tokens: int = 0
 
 
 class InFlight:
-    def __init__(self) -> None:
+    """`weights` says what an endpoint's load weighs against another's."""
+
+    def __init__(self, weights: Weights = _WEIGHTS) -> None:
+        self._weights = weights
+        self._work: dict[str, float] = defaultdict(float)
         self._slots: dict[str, Slot] = {}
         self._loads: dict[str, Load] = {}
         self._timers: list[tuple[float, str]] = []  # a heap; may name slots that are free again
@@ -43,21 +57,26 @@ class InFlight:
     def load(self, address: str) -> Load:
         return self._loads.get(address, _IDLE)
 
+    @property
+    def work(self) -> Mapping[str, float]:
+        """What is under way at each address, weighed; ready, since a thousand are asked for at
+        once. Every address has some."""
+        return self._work
+
     def admit(self, request_id: str, slot: Slot) -> None:
         assert request_id not in self._slots, "one request takes one slot"
         self._slots[request_id] = slot
-        self._add(slot.address, slot.tokens, 1)
+        self._add(slot, 1)
         heapq.heappush(self._timers, (slot.expires_at_s, request_id))
         if len(self._timers) > 2 * len(self._slots) + _SPARE_TIMERS:
             self._clear_timers()
 
-    def end(self, request_id: str) -> bool:
-        """Frees the slot; False when it was free already or never taken."""
+    def end(self, request_id: str) -> Slot | None:
+        """Frees the slot; None when it was free already or never taken."""
         slot = self._slots.pop(request_id, None)
-        if slot is None:
-            return False
-        self._add(slot.address, -slot.tokens, -1)
-        return True
+        if slot is not None:
+            self._add(slot, -1)
+        return slot
 
     def expire(self, now_s: float) -> Sequence[str]:
         """Frees what should have ended by now; returns the requests."""
@@ -77,12 +96,20 @@ class InFlight:
             self.end(request_id)
         return gone
 
-    def _add(self, address: str, tokens: int, requests: int) -> None:
-        before = self.load(address)
-        after = Load(before.tokens + tokens, before.requests + requests)
+    def _add(self, slot: Slot, sign: int) -> None:
+        before, weights = self.load(slot.address), self._weights
+        after = Load(
+            before.tokens + sign * slot.tokens,
+            before.requests + sign,
+            before.prefill_tokens + sign * slot.prefill_tokens,
+            before.decode_tokens + sign * slot.decode_tokens,
+        )
         assert after.tokens >= 0, "a slot was freed twice"
         assert after.requests >= 0, "a slot was freed twice"
-        self._loads[address] = after
+        self._loads[slot.address] = after
+        self._work[slot.address] = (
+            weights.prefill * after.prefill_tokens + weights.decode * after.decode_tokens
+        )
 
     def _clear_timers(self) -> None:
         self._timers = [(slot.expires_at_s, each) for each, slot in self._slots.items()]

@@ -32,8 +32,8 @@ class Catalogue:
                 self._first_seen_unix_s.setdefault(each.model, now_unix_s)
 
     def served_to(self, tenant: Tenant, endpoints: Sequence[Endpoint]) -> Sequence[ServedModel]:
-        """By name."""
-        ready = [endpoint for endpoint in endpoints if endpoint.ready]
+        """By name; only what the tenant's own pool serves."""
+        ready = [each for each in endpoints if each.ready and each.pool == tenant.pool]
         names = {each.model for endpoint in ready for each in endpoint.serving()}
         return [self._served(name, ready) for name in sorted(names) if tenant.may_use(name)]
 
@@ -49,6 +49,6 @@ class Catalogue:
             name=name,
             versions=sorted({each.version for each in states}),
             max_context_tokens=min(each.max_context_tokens for each in states),
-            endpoints=sum(not endpoint.left_out(name) for endpoint in ready),
+            endpoints=sum(not each.left_out(name, each.pool) for each in ready),
             first_seen_unix_s=self._first_seen_unix_s.get(name, 0.0),
         )

@@ -1,40 +1,231 @@
-"""Endpoint picking: filter, score, pick. Pure functions over values.
+"""Endpoint picking: filter, score, pick.
 
-The score is the tokens in flight: what a request will cost is known by its tokens, not by its
-being one request. Ties go to fewer requests, then to the lower address, so that equal inputs give
-equal picks whatever their order.
+Filter: eligibility.py's endpoints, less those that a `Filter` leaves out at the moment. Score: the
+cost that weights.py explains. Pick: the lowest costs, best first. Ties go to fewer requests, then
+to the lower address, so that equal inputs give equal picks; without any weights, endpoints take
+turns.
+
+Made for a thousand endpoints: one pass of plain numbers over all of them, and everything else (KV
+room, what Explain shows) for the KEPT cheapest alone.
 """
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+import heapq
+from collections import Counter
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from services.router.core.eligibility import Eligibility, Eligible
+from services.router.core.endpoints import Endpoints, RuntimeState
+from services.router.core.expectations import NO_PREFIX, Expectations, Prefix
+from services.router.core.inflight import InFlight
+from services.router.core.prefixes import BLOCK_TOKENS, Keys
+from services.router.core.weights import Weights
+
+TRIED = 3  # the first and Envoy's two retries
+KEPT = 8  # candidates that are shown; of the others, how many
+_NO_WEIGHTS = Weights(0, 0, 0, 0)
+_FULL = 1e12  # more than any work: what can't start the request now comes last
 
 
-@dataclass(frozen=True, slots=True)
-class Candidate:
+class Candidate(NamedTuple):  # not a dataclass: eight of them are made for each request
     """An endpoint as one request saw it."""
 
     address: str  # host:port
     left_out: str  # why it can't be used; empty: it can
     tokens: int  # in flight there
     requests: int  # in flight there
+    prefill_tokens: int = 0  # of `tokens`, prompts to be computed
+    decode_tokens: int = 0  # of `tokens`, output at most
+    cached_tokens: int = 0  # of the request's prompt, as expected
+    kv_missing_tokens: int = 0  # its KV cache lacks so many for the request
+    cost: float = 0.0  # as weights.py says; the lowest is best
     full: bool = False  # it can't start the request now; a retry may go there all the same
 
 
-def ranked(candidates: Iterable[Candidate]) -> Sequence[Candidate]:
-    """Best first, those left out last."""
-    return sorted(candidates, key=_rank)
+def all_but_one(endpoints: int) -> int:
+    """A try is better than a refusal."""
+    return endpoints - 1
 
 
-def usable(candidates: Iterable[Candidate]) -> Sequence[str]:
+@dataclass(frozen=True, slots=True)
+class Filter:
+    """Leaves endpoints out for as long as something lasts, such as an open circuit."""
+
+    leaves_out: Callable[[float], Mapping[str, str]]  # addresses now, and why; mostly none
+    most: Callable[[int], int] = all_but_one  # of so many; where it would be more, it is none
+
+
+@dataclass(frozen=True, slots=True)
+class Conditions:
+    """What holds for endpoints at the moment. `full`: they can start nothing now, so they come
+    last; a retry may go there."""
+
+    filters: Sequence[Filter] = ()
+    full: Collection[str] = ()  # kept up by whoever knows
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """What a pick depends on, of a request."""
+
+    model: str
+    pool: str = ""  # the boundary: its tenant's pool
+    keys: Keys = ()  # of its prompt's beginning, partitioned by tenant
+    prompt_tokens: int = 0
+    output_tokens: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Pick:
+    candidates: Sequence[Candidate]  # best first, then some of those left out
+    others: Mapping[str, int] = field(default_factory=dict)  # how many more, by why; "": usable
+    prefix: Prefix = NO_PREFIX  # at the first candidate
+
+    @property
+    def addresses(self) -> Sequence[str]:
+        """To try, in order; none: no endpoint can be used."""
+        return usable(self.candidates)[:TRIED]
+
+
+_ANY_TIME = Conditions()
+
+
+class Picker:
+    def __init__(
+        self,
+        endpoints: Endpoints,
+        in_flight: InFlight,
+        expectations: Expectations,
+        *,
+        weights: Weights,
+        conditions: Conditions = _ANY_TIME,
+    ) -> None:
+        self._endpoints = endpoints
+        self._eligibility = Eligibility(endpoints)
+        self._in_flight = in_flight
+        self._expectations = expectations
+        self._weights = weights
+        self._filters = conditions.filters
+        self._full = conditions.full
+        self._round_robin = weights == _NO_WEIGHTS
+        self._turn = 0
+
+    @property
+    def looks_at_prompts(self) -> bool:
+        return self._weights.cached > 0
+
+    def eligible(self, model: str, pool: str) -> Eligible:
+        return self._eligibility.of(model, pool)
+
+    def pick(self, wanted: Wanted, now_s: float) -> Pick:
+        eligible = self.eligible(wanted.model, wanted.pool)
+        addresses, filtered = self._filtered(eligible.addresses, now_s)
+        held = self._expectations.held_blocks(wanted.keys)
+        best = self._best(wanted, addresses, held)
+        shown = list(best)
+        reasons = {**filtered, **eligible.left_out} if filtered else eligible.left_out
+        for address, reason in reasons.items():
+            if len(shown) == KEPT:
+                break
+            shown.append(self._left_out(address, reason))
+        return Pick(
+            shown,
+            _others(shown, len(addresses) - len(best), reasons),
+            Prefix(wanted.keys, _held_tokens(best[0].address, wanted, held)) if best else NO_PREFIX,
+        )
+
+    def _filtered(
+        self, addresses: Sequence[str], now_s: float
+    ) -> tuple[Sequence[str], Mapping[str, str]]:
+        why: dict[str, str] = {}
+        for each in self._filters:
+            out = each.leaves_out(now_s)
+            left = [address for address in addresses if address not in out] if out else addresses
+            if 0 < len(addresses) - len(left) <= each.most(len(addresses)):
+                why.update((address, out[address]) for address in addresses if address in out)
+                addresses = left
+        return addresses, why
+
+    def _best(
+        self, wanted: Wanted, addresses: Sequence[str], held: Mapping[str, int]
+    ) -> Sequence[Candidate]:
+        work, trust = self._in_flight.work, self._expectations.trust
+        costs = dict(zip(addresses, map(work.__getitem__, addresses), strict=True))
+        per_block = self._weights.cached * BLOCK_TOKENS
+        for address, blocks in held.items():
+            if address in costs:
+                costs[address] -= per_block * blocks * trust[address]
+        for address in self._full:
+            if address in costs:
+                costs[address] += _FULL
+        if self._round_robin:
+            addresses = self._in_turn(addresses)
+        if len(addresses) > KEPT:
+            addresses = heapq.nsmallest(KEPT, addresses, key=costs.__getitem__)
+        seen = [self._candidate(each, wanted, held, costs[each]) for each in addresses]
+        return seen if self._round_robin else sorted(seen, key=_rank)
+
+    def _in_turn(self, addresses: Sequence[str]) -> Sequence[str]:
+        first = self._turn % max(1, len(addresses))
+        self._turn += 1
+        return [*addresses[first:], *addresses[:first]]
+
+    def _candidate(
+        self, address: str, wanted: Wanted, held: Mapping[str, int], cost: float
+    ) -> Candidate:
+        weights = self._weights
+        load = self._in_flight.load(address)
+        missing = _kv_missing(
+            self._endpoints.get(address).state, wanted.prompt_tokens + wanted.output_tokens
+        )
+        return Candidate(
+            address,
+            "",
+            load.tokens,
+            load.requests,
+            load.prefill_tokens,
+            load.decode_tokens,
+            round(_held_tokens(address, wanted, held) * self._expectations.trust[address]),
+            missing,
+            cost + weights.prefill * wanted.prompt_tokens + weights.kv * missing,
+            address in self._full,
+        )
+
+    def _left_out(self, address: str, reason: str) -> Candidate:
+        load = self._in_flight.load(address)
+        return Candidate(
+            address, reason, load.tokens, load.requests, load.prefill_tokens, load.decode_tokens
+        )
+
+
+def usable(candidates: Sequence[Candidate]) -> Sequence[str]:
     """Addresses of those that can be used, in the order given."""
     return [candidate.address for candidate in candidates if not candidate.left_out]
 
 
-def _rank(candidate: Candidate) -> tuple[bool, bool, int, int, str]:
-    return (
-        bool(candidate.left_out),
-        candidate.full,
-        candidate.tokens,
-        candidate.requests,
-        candidate.address,
-    )
+def _rank(candidate: Candidate) -> tuple[float, int]:
+    return candidate.cost, candidate.requests  # those of equal rank stay in order
+
+
+def _held_tokens(address: str, wanted: Wanted, held: Mapping[str, int]) -> int:
+    return min(held.get(address, 0) * BLOCK_TOKENS, wanted.prompt_tokens)
+
+
+def _kv_missing(state: RuntimeState | None, tokens: int) -> int:
+    """As the runtime last said, a fifth of a second ago at most."""
+    if state is None or not state.kv_blocks_total:
+        return 0
+    return max(0, tokens - state.kv_blocks_free * state.kv_block_tokens)
+
+
+def _others(
+    shown: Sequence[Candidate], more_usable: int, reasons: Mapping[str, str]
+) -> Mapping[str, int]:
+    left_out = [each.left_out for each in shown if each.left_out]
+    if not more_usable and len(left_out) == len(reasons):
+        return {}
+    others = Counter(reasons.values())
+    others.subtract(left_out)
+    others[""] = more_usable
+    return {reason: number for reason, number in others.items() if number}

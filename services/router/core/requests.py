@@ -1,18 +1,21 @@
-"""The requests that the router was asked about: their slots, and why each went where it went.
+"""The requests that the router was asked about: their slots, why each went where it went, and what
+is expected to be cached there since.
 
 Memory is bounded: what runs is bounded by its deadlines, and of what is over the last ones stay.
 """
 
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 
 from services.router.core.demands import WorkloadClass
 from services.router.core.endings import Ended
+from services.router.core.expectations import Expectations
 from services.router.core.flow import Queueing
 from services.router.core.inflight import InFlight, Load, Slot
 from services.router.core.picking import Candidate
 from services.router.core.verdicts import Reason
+from services.router.core.weights import Weights
 
 KEPT = 10_000
 
@@ -34,10 +37,12 @@ class Decision:
     model: str = ""
     workload_class: WorkloadClass | None = None
     candidates: Sequence[Candidate] = ()
+    others: Mapping[str, int] = field(default_factory=dict)  # how many more, by why
     refusal: Reason | None = None
     queue_wait_s: float | None = None  # None: refused
     prompt_tokens: int = 0
     output_tokens: int = 0
+    expected_cached_tokens: int = 0
     for_runtime: bool = True  # False: the router itself answers, as for ListModels
     queueing: Queueing | None = None  # None: it did not wait
 
@@ -51,26 +56,29 @@ class Request:
 class Requests:
     """`freed` is told of each slot that is free again; None: nobody knows how its request ended."""
 
-    def __init__(self, *, kept: int = KEPT) -> None:
+    def __init__(self, *, kept: int = KEPT, weights: Weights | None = None) -> None:
         self.freed: Callable[[Decision, Ended | None], None] = lambda *_: None
         self._kept = kept
-        self._in_flight = InFlight()
+        self.weights = weights or Weights()
+        self.in_flight = InFlight(self.weights)
+        self.expectations = Expectations()
         self._running: dict[str, Decision] = {}  # those with a slot
         self._over: OrderedDict[str, Request] = OrderedDict()  # oldest first
 
     def load(self, address: str) -> Load:
-        return self._in_flight.load(address)
+        return self.in_flight.load(address)
 
     def running(self) -> int:
-        return len(self._in_flight)
+        return len(self.in_flight)
 
     def knows(self, request_id: str) -> bool:
         return request_id in self._running or request_id in self._over
 
     def admit(self, decision: Decision, slot: Slot) -> None:
         """Its id must be unknown here."""
-        self._in_flight.admit(decision.request_id, slot)
+        self.in_flight.admit(decision.request_id, slot)
         self._running[decision.request_id] = decision
+        self.expectations.sent(slot.address, slot.prefix.keys)
 
     def note(self, decision: Decision) -> None:
         """One that takes no slot: refused, or answered by the router."""
@@ -78,7 +86,9 @@ class Requests:
 
     def end(self, ended: Ended) -> Request | None:
         """Frees the slot and completes the record; None when its end is known already."""
-        self._in_flight.end(ended.request_id)
+        slot = self.in_flight.end(ended.request_id)
+        if slot is not None and ended.usage is not None:
+            self.expectations.came_true(slot.address, slot.prefix, ended.endpoint, ended.usage)
         decision = self._running.pop(ended.request_id, None)
         if decision is not None:
             self.freed(decision, ended)
@@ -93,11 +103,12 @@ class Requests:
 
     def expire(self, now_s: float) -> Sequence[Request]:
         """Frees the slots of those whose end nobody reported in time."""
-        return [self._give_up(each) for each in self._in_flight.expire(now_s)]
+        return [self._give_up(each) for each in self.in_flight.expire(now_s)]
 
     def restarted(self, address: str) -> Sequence[Request]:
-        """Frees the slots at a runtime that was started again."""
-        return [self._give_up(each) for each in self._in_flight.restarted(address)]
+        """Frees the slots at a runtime that was started again; its cache is empty."""
+        self.expectations.restarted(address)
+        return [self._give_up(each) for each in self.in_flight.restarted(address)]
 
     def find(self, request_id: str) -> Request:
         running = self._running.get(request_id)

@@ -11,7 +11,7 @@ What is under way there is the less of two guesses, each too high for another re
 
 import math
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from itertools import islice
 
@@ -69,6 +69,7 @@ class Saturation:
         self._serving: dict[str, set[str]] = {}  # model to addresses
         self._open: dict[str, dict[str, None]] = {}  # likewise; who was picked last comes last
         self._shut = shut
+        self.full: set[str] = set()  # addresses that can start nothing now
 
     def saw(self, endpoint: Endpoint, now_s: float) -> None:
         """Takes a runtime's state."""
@@ -134,11 +135,6 @@ class Saturation:
                 return True
         return bool(self._open[model]) and self._has_room_when_all_are_shut(model, tokens, now_s)
 
-    def some(self, model: str, most: int, now_s: float) -> Sequence[str]:
-        """Addresses that may have room, those first that were picked longest ago."""
-        looked_at = islice(self._open.get(model, ()), _LOOKED_AT)
-        return [each for each in looked_at if not self._shut(each, now_s)][:most]
-
     def _has_room_when_all_are_shut(self, model: str, tokens: int, now_s: float) -> bool:
         if not all(self._shut(address, now_s) for address in self._serving[model]):
             return False
@@ -150,6 +146,7 @@ class Saturation:
             there.pop(address, None)
             if room.is_open:
                 there[address] = None
+        (self.full.discard if room.is_open else self.full.add)(address)
 
 
 def _count_ends(room: _Room, now_s: float) -> None:

@@ -4,6 +4,7 @@ Nothing here knows Envoy's API; services/router/inbound/resources/ turns it into
 """
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 _ADDRESS = re.compile(r"^(\[[0-9a-fA-F:.]+\]|[^:\[\]\s]+):([0-9]{1,5})$")
@@ -74,3 +75,4 @@ class Snapshot:
     data_plane: DataPlane
     tls: TlsMaterial
     endpoints: tuple[HostPort, ...] = ()
+    pools: Mapping[HostPort, str] = field(default_factory=dict)  # of those that are not shared

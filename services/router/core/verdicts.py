@@ -3,11 +3,13 @@
 Reasons are stable: clients branch on them, docs/reasons.md lists them.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from dataclasses import field as dataclass_field
 from enum import Enum
 
 from services.router.core.demands import WorkloadClass
+from services.router.core.expectations import NO_PREFIX, Prefix
 from services.router.core.picking import Candidate
 
 
@@ -41,6 +43,10 @@ class Admitted:
     prompt_tokens: int  # estimated, unless the caller sent token ids
     output_tokens: int  # the most it may write, as far as the router can know
     timeout_s: float  # what is left of its deadline
+    others: Mapping[str, int] = dataclass_field(
+        default_factory=dict
+    )  # candidates not shown, by why
+    prefix: Prefix = NO_PREFIX
 
     @property
     def tokens(self) -> int:
@@ -57,6 +63,7 @@ class Refused:
     retry_after_s: float | None = None
     candidates: Sequence[Candidate] = ()
     workload_class: WorkloadClass | None = None
+    others: Mapping[str, int] = dataclass_field(default_factory=dict)
 
 
 Verdict = Admitted | Refused

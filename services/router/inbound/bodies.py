@@ -28,6 +28,7 @@ from services.router.core.demands import (
     WorkloadClass,
     estimated_tokens,
 )
+from services.router.inbound import beginnings
 
 _FRAME = struct.Struct(">BI")
 
@@ -70,7 +71,7 @@ def _generate(body: bytes) -> Demand:
     return Demand(
         model=request.model,
         workload_class=_class_of(number) if number else None,
-        prompt=_prompt(request),
+        prompt=_prompt(request, to_generate=True),
         output=Output(request.sampling.max_output_tokens if said else None, _MAX_OUTPUT),
     )
 
@@ -79,7 +80,10 @@ def _counted(message: type[Any]) -> Callable[[bytes], Demand]:
     def read(body: bytes) -> Demand:
         request = _framed(body, message)
         return Demand(
-            model=request.model, workload_class=None, prompt=_prompt(request), output=None
+            model=request.model,
+            workload_class=None,
+            prompt=_prompt(request, to_generate=False),
+            output=None,
         )
 
     return read
@@ -95,22 +99,28 @@ def _completed(message: type[Any]) -> Callable[[bytes], Demand]:
             model=chat.model,
             workload_class=_class_named(name) if name else None,
             # Not message by message: a body has room for two million, and all others would wait.
-            prompt=Prompt(estimated_tokens(chat.ByteSize()), exact=False),
+            prompt=Prompt(
+                estimated_tokens(chat.ByteSize()), False, beginnings.completion(chat.messages)
+            ),
             output=Output(getattr(chat, field) if said else None, field),
         )
 
     return read
 
 
-def _prompt(request: Any) -> Prompt:
+def _prompt(request: Any, *, to_generate: bool) -> Prompt:
+    """`to_generate`: it goes through the model, so that a prefix cache matters."""
     kind = request.WhichOneof("input")
     if kind is None:
         raise InvalidDemand("input", "exactly one kind of prompt is required, got none")
     if kind == "tokens":
-        return Prompt(len(request.tokens.ids), exact=True)
+        ids = request.tokens.ids
+        return Prompt(len(ids), True, beginnings.tokens(ids) if to_generate else b"")
     if kind == "text":
-        return Prompt(estimated_tokens(request.ByteSize()), exact=False)
-    return Prompt(estimated_tokens(request.chat.ByteSize()), exact=False)
+        start = beginnings.text(request.text) if to_generate else b""
+        return Prompt(estimated_tokens(request.ByteSize()), False, start)
+    start = beginnings.chat(request.chat.messages) if to_generate else b""
+    return Prompt(estimated_tokens(request.chat.ByteSize()), False, start)
 
 
 def _class_of(number: int) -> WorkloadClass:

@@ -5,7 +5,7 @@ one before. A span only when the trace is sampled. What has to wait is judged an
 tenant, its certificate or the endpoints may be others by then.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
 
@@ -23,9 +23,10 @@ from services.router.core.admission import (
 from services.router.core.bands import band_of
 from services.router.core.circuits import Circuits
 from services.router.core.demands import Demand, InvalidDemand, WorkloadClass
-from services.router.core.endpoints import Endpoint, Endpoints
+from services.router.core.endpoints import Endpoints
 from services.router.core.flow import FlowControl, Queueing
 from services.router.core.inflight import Slot
+from services.router.core.picking import Conditions, Filter, Picker
 from services.router.core.queue import Waiting
 from services.router.core.requests import Decision, Requests
 from services.router.core.saturation import Saturation
@@ -43,7 +44,7 @@ _PRIORITIES = {  # lower runs first
 }
 # The least loaded of so many is nearly the least loaded of all (Mitzenmacher, The Power of Two
 # Choices, 2001), and to look at a thousand would take milliseconds.
-_LOOKED_AT = 16
+
 _COME_BACK_S = 1.0  # policy streams again within seconds of being back
 _propagator = TraceContextTextMapPropagator()
 _tracer = trace.get_tracer("evenflow.router")
@@ -72,6 +73,13 @@ class Check:
         self, mesh: Mesh, limits: TimeLimits, *, grace_s: float, clock: Callable[[], float]
     ) -> None:
         self._mesh = mesh
+        self._picker = Picker(
+            mesh.endpoints,
+            mesh.requests.in_flight,
+            mesh.requests.expectations,
+            weights=mesh.requests.weights,
+            conditions=Conditions((Filter(mesh.circuits.open),), mesh.line.flow.saturation.full),
+        )
         self._limits = limits
         self._grace_s = grace_s
         self._clock = clock
@@ -116,7 +124,7 @@ class Check:
         remaining_s, tenant, pool = (
             question.remaining_s(),
             caller.tenant,
-            self._pool(demand.model, now_s),
+            self._pool(caller.tenant, now_s),
         )
         refused = never(demand, tenant, pool, remaining_s=remaining_s)
         waiting = offered = None
@@ -135,22 +143,8 @@ class Check:
     ) -> Verdict:
         return place(demand, tenant, pool, remaining_s=remaining_s, limits=self._limits)
 
-    def _pool(self, model: str, now_s: float) -> Pool:
-        mesh = self._mesh
-        return Pool(
-            self._endpoints(model, now_s),
-            mesh.requests.load,
-            lambda address: mesh.circuits.is_open(address, now_s),
-            lambda address, tokens: mesh.line.flow.saturation.takes(address, tokens, now_s),
-        )
-
-    def _endpoints(self, model: str, now_s: float) -> Sequence[Endpoint]:
-        """All of them, or of very many some that have room, others with each request."""
-        endpoints = self._mesh.endpoints
-        if len(endpoints) > _LOOKED_AT:
-            some = self._mesh.line.flow.saturation.some(model, _LOOKED_AT, now_s)
-            return [endpoints.get(address) for address in some] or endpoints.all()
-        return endpoints.all()
+    def _pool(self, tenant: Tenant, now_s: float) -> Pool:
+        return Pool(self._picker, now_s, self._mesh.salts.of(tenant))
 
     def _waiting(self, question: Asked, tenant: Tenant, demand: Demand, now_s: float) -> Waiting:
         workload_class = class_of(demand, tenant)
@@ -191,7 +185,7 @@ class Check:
         if isinstance(caller, Refused):
             return self._refuse(request, before, caller, now_s)
         remaining_s = waiting.deadline_s - now_s
-        tenant, pool = caller.tenant, self._pool(demand.model, now_s)
+        tenant, pool = caller.tenant, self._pool(caller.tenant, now_s)
         refused = never(demand, tenant, pool, remaining_s=remaining_s)
         verdict = refused or self._place(demand, tenant, pool, remaining_s)
         return self._conclude(request, replace(before, caller=caller, verdict=verdict), now_s)
@@ -224,8 +218,7 @@ class Check:
         self, judged: "_Judged", admitted: Admitted, decision: Decision, now_s: float
     ) -> Answer:
         mesh = self._mesh
-        expires_at_s = now_s + admitted.timeout_s + self._grace_s
-        slot = Slot(admitted.endpoints[0], admitted.tokens, expires_at_s)
+        slot = _slot(admitted, now_s + admitted.timeout_s + self._grace_s)
         mesh.requests.admit(decision, slot)
         mesh.circuits.sent(slot.address, now_s)
         if judged.waiting is not None:
@@ -288,10 +281,12 @@ def _decision(request: _Request, judged: _Judged, now_s: float) -> Decision:
         model=demand.model if demand else "",
         workload_class=_class(judged),
         candidates=verdict.candidates if verdict else (),
+        others=verdict.others if verdict else {},
         refusal=refused.reason if refused else None,
         queue_wait_s=None if refused else now_s - request.since_s,
         prompt_tokens=demand.prompt.tokens if demand else 0,
         output_tokens=admitted.output_tokens if admitted else 0,
+        expected_cached_tokens=admitted.candidates[0].cached_tokens if admitted else 0,
         for_runtime=verdict is not None or judged.queueing is not None,
         queueing=judged.queueing,
     )
@@ -303,6 +298,18 @@ def _class(judged: _Judged) -> WorkloadClass | None:
     if judged.waiting is None or judged.demand is None or judged.caller is None:
         return None
     return class_of(judged.demand, judged.caller.tenant)
+
+
+def _slot(admitted: Admitted, expires_at_s: float) -> Slot:
+    first = admitted.candidates[0]
+    return Slot(
+        first.address,
+        admitted.tokens,
+        expires_at_s,
+        prefill_tokens=admitted.prompt_tokens - first.cached_tokens,
+        decode_tokens=admitted.output_tokens,
+        prefix=admitted.prefix,
+    )
 
 
 def _identity(decision: Decision) -> Iterable[tuple[str, str]]:
@@ -318,6 +325,8 @@ def _orders(admitted: Admitted, tenant: Tenant, salt: str) -> Iterable[tuple[str
     yield "x-evenflow-cache-salt", salt
     yield "x-evenflow-max-context-tokens", str(tenant.max_context_tokens)
     yield "x-evenflow-max-output-tokens", str(tenant.max_output_tokens)
+    if tenant.pool:
+        yield "x-evenflow-pool", tenant.pool
     timeout_ms = max(1, int(admitted.timeout_s * 1000))
     yield "grpc-timeout", f"{timeout_ms}m"
     yield "x-envoy-upstream-rq-timeout-ms", str(timeout_ms)  # Envoy ends what a runtime does not

@@ -108,10 +108,18 @@ def _decided(decision: Decision) -> pb.ExplainResponse:
         model=decision.model,
         candidates=[
             pb.ExplainResponse.Candidate(
-                address=each.address, left_out=each.left_out, in_flight_tokens=each.tokens
+                address=each.address,
+                left_out=each.left_out,
+                in_flight_tokens=each.tokens,
+                in_flight_prefill_tokens=each.prefill_tokens,
+                in_flight_decode_tokens=each.decode_tokens,
+                expected_cached_tokens=each.cached_tokens,
+                kv_missing_tokens=each.kv_missing_tokens,
+                cost=each.cost,
             )
             for each in decision.candidates
         ],
+        other_candidates=decision.others,
         refusal_reason=decision.refusal.value if decision.refusal else "",
         trace_id=decision.trace_id,
         estimated_prompt_tokens=decision.prompt_tokens,
@@ -168,6 +176,7 @@ def runtime_message(state: RuntimeState) -> runtime_pb.WatchStateResponse:
         max_running=state.max_running,
         output_tokens=state.output_tokens,
         without_progress=_duration(state.without_progress_s),
+        pool=state.pool,
     )
 
 

@@ -35,7 +35,10 @@ class Publisher:
 
     def publish(self) -> None:
         in_service = tuple(HostPort.parse(each) for each in self._endpoints.in_service())
-        self._publish(Snapshot(self._plane, self._tls, in_service))
+        pools = {
+            HostPort.parse(each.address): each.pool for each in self._endpoints.all() if each.pool
+        }
+        self._publish(Snapshot(self._plane, self._tls, in_service, pools))
 
     async def follow_certificate(self) -> None:
         """Publishes each new certificate; one that can't be read leaves the one before."""

@@ -109,6 +109,8 @@ class RuntimeFollower:
             given_up = self._requests.restarted(address)
             self._circuits.restarted(address)
             _log.warning("endpoint.restarted", endpoint=address, given_up=len(given_up))
+        kv_tokens = state.kv_blocks_total * state.kv_block_tokens
+        self._requests.expectations.resize(address, kv_tokens=kv_tokens)
         after = self._endpoints.get(address)
         self.heard(after)
         if (before.ready, before.reachable) != (after.ready, after.reachable):
@@ -167,6 +169,7 @@ def _state(response: pb.WatchStateResponse) -> RuntimeState:
         max_running=response.max_running,
         output_tokens=response.output_tokens,
         without_progress_s=response.without_progress.ToMilliseconds() / 1000,
+        pool=response.pool,
     )
 
 

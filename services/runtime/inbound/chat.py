@@ -40,7 +40,7 @@ class ChatServicer(ChatServiceServicer):
     ) -> pb.CreateChatCompletionResponse:
         chat = request.completion
         with fields_named(context, field_names(chat)):
-            report = self._serving.report(Owner.of(context))
+            report = self._serving.report(self._serving.owner(context))
             heading = self._heading(report.owner)
             written = []
             async with aclosing(self._serving.run(demand(chat), report, context)) as steps:
@@ -58,7 +58,7 @@ class ChatServicer(ChatServiceServicer):
     ) -> AsyncIterator[pb.StreamChatCompletionResponse]:
         chat = request.completion
         with fields_named(context, field_names(chat)):
-            report = self._serving.report(Owner.of(context))
+            report = self._serving.report(self._serving.owner(context))
             events = Events(self._heading(report.owner))
             try:
                 async with aclosing(self._serving.run(demand(chat), report, context)) as steps:

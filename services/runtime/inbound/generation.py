@@ -45,7 +45,7 @@ class GenerationServicer(InferenceServiceServicer):
     ) -> AsyncIterator[pb.GenerateResponse]:
         names = {**_FIELDS, **_prompt_name(request)}
         with fields_named(context, names):
-            report = self._serving.report(Owner.of(context))
+            report = self._serving.report(self._serving.owner(context))
             async with aclosing(self._serving.run(_demand(request), report, context)) as steps:
                 async for step in steps:
                     if report.is_first(step):
@@ -58,7 +58,7 @@ class GenerationServicer(InferenceServiceServicer):
         self, request: pb.TokenizeRequest, context: grpc.aio.ServicerContext
     ) -> pb.TokenizeResponse:
         with fields_named(context, _prompt_name(request)):
-            Owner.of(context)
+            self._serving.owner(context)
             ids = await self._serving.encode(request.model, _prompt(request), context)
             return pb.TokenizeResponse(ids=ids)
 
@@ -66,7 +66,7 @@ class GenerationServicer(InferenceServiceServicer):
         self, request: pb.CountTokensRequest, context: grpc.aio.ServicerContext
     ) -> pb.CountTokensResponse:
         with fields_named(context, _prompt_name(request)):
-            Owner.of(context)
+            self._serving.owner(context)
             ids = await self._serving.encode(request.model, _prompt(request), context)
             return pb.CountTokensResponse(tokens=len(ids))
 

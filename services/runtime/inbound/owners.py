@@ -24,6 +24,7 @@ class Owner:
     priority: int  # lower runs first
     cache_salt: str
     limits: TenantLimits
+    pool: str  # the boundary that the tenant stays in; empty: the shared pool
 
     @classmethod
     def of(cls, context: grpc.aio.ServicerContext) -> "Owner":
@@ -44,6 +45,7 @@ class Owner:
                 context_tokens=_number(said, "max-context-tokens"),
                 output_tokens=_number(said, "max-output-tokens"),
             ),
+            pool=said.get("pool", ""),
         )
 
 

@@ -20,6 +20,10 @@ class NotReady(Exception):
     """The model is still being read, or its engine has died; another endpoint serves."""
 
 
+class OutsideBoundary(Exception):
+    """The tenant belongs to another pool; an endpoint of that one serves it."""
+
+
 class ModelNotFound(LookupError):
     """Another model than this runtime's; nothing routes it here."""
 
@@ -35,6 +39,7 @@ ERRORS: ErrorTable = {
     ModelNotFound: Status(grpc.StatusCode.NOT_FOUND, "MODEL_NOT_FOUND"),
     Draining: Status(grpc.StatusCode.UNAVAILABLE, "DRAINING"),
     NotReady: Status(grpc.StatusCode.UNAVAILABLE, "NO_ENDPOINT"),
+    OutsideBoundary: Status(grpc.StatusCode.UNAVAILABLE, "NO_ENDPOINT"),
     EngineStalled: Status(grpc.StatusCode.UNAVAILABLE, "ENGINE_STALLED"),
     EngineFailed: Status(grpc.StatusCode.UNAVAILABLE, "ENGINE_FAILED"),
 }

@@ -17,7 +17,7 @@ from services.runtime.core.engine import Engine, Job, Step
 from services.runtime.core.limits import output_tokens
 from services.runtime.inbound.owners import Owner
 from services.runtime.inbound.patience import Patience
-from services.runtime.inbound.refusals import Draining, ModelNotFound, NotReady
+from services.runtime.inbound.refusals import Draining, ModelNotFound, NotReady, OutsideBoundary
 from services.runtime.inbound.reports import Report
 
 _tracer = trace.get_tracer("evenflow.runtime")
@@ -25,11 +25,13 @@ _arms = itertools.count()
 
 
 class Serving:
-    """One engine, and whether it takes requests. `endpoint`: host:port to show to callers."""
+    """One engine, and whether it takes requests. `endpoint`: host:port to show to callers.
+    `pool`: whose tenants alone it serves; empty: those of no pool."""
 
-    def __init__(self, engine: Engine, *, endpoint: str) -> None:
+    def __init__(self, engine: Engine, *, endpoint: str, pool: str = "") -> None:
         self.engine = engine
         self.endpoint = endpoint
+        self.pool = pool
         self.ready = False
         self.draining = False
         self.patience = Patience()
@@ -44,6 +46,13 @@ class Serving:
 
     async def wait_until_idle(self) -> None:
         await self._idle.wait()
+
+    def owner(self, context: grpc.aio.ServicerContext) -> Owner:
+        """Raises InvalidInput, or OutsideBoundary: Envoy was left to itself and came here."""
+        owner = Owner.of(context)
+        if owner.pool != self.pool:
+            raise OutsideBoundary("this runtime serves tenants of another pool")
+        return owner
 
     def report(self, owner: Owner) -> Report:
         return Report(self.engine, owner)

@@ -83,6 +83,7 @@ class StateServicer(RuntimeServiceServicer):
             max_running=now.max_running,
             output_tokens=now.output_tokens,
             without_progress=_duration(serving.without_progress_s),
+            pool=serving.pool,
         )
 
 

@@ -2,13 +2,23 @@ from typing import Any
 
 import pytest
 
-from services.router.core.admission import Pool, decide
+from services.router.core.admission import decide
 from services.router.core.demands import Demand, InvalidDemand, Output, Prompt, WorkloadClass
 from services.router.core.endpoints import Endpoints, Readiness
-from services.router.core.inflight import Load
 from services.router.core.tenants import Tenant
 from services.router.core.verdicts import Admitted, Reason, Refused
-from tests.unit.router.values import LIMITS, A, B, demand, endpoints, model, state, tenant
+from tests.unit.router.values import (
+    LIMITS,
+    A,
+    B,
+    busy,
+    demand,
+    endpoints,
+    model,
+    pool,
+    state,
+    tenant,
+)
 
 
 def admitted(asked: Demand, of: Tenant | None = None, **changes: Any) -> Admitted:
@@ -28,16 +38,16 @@ def verdict_on(
     of: Tenant | None = None,
     *,
     known: Endpoints | None = None,
-    loads: dict[str, Load] | None = None,
+    tokens: dict[str, int] | None = None,
     remaining_s: float | None = None,
 ) -> Admitted | Refused:
     there = known or endpoints(A, B)
-    pool = Pool(there.all(), lambda address: (loads or {}).get(address, Load()))
-    return decide(asked, of or tenant(), pool, remaining_s=remaining_s, limits=LIMITS)
+    seen = pool(there, busy(tokens or {}))
+    return decide(asked, of or tenant(), seen, remaining_s=remaining_s, limits=LIMITS)
 
 
 def test_goes_to_the_endpoint_with_the_fewest_tokens_first() -> None:
-    assert admitted(demand(), loads={A: Load(50, 1)}).endpoints == [B, A]
+    assert admitted(demand(), tokens={A: 50}).endpoints == [B, A]
 
 
 def test_takes_the_tenants_default_class_and_its_time() -> None:

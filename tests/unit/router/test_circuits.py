@@ -3,7 +3,6 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.router.core.admission import Pool
 from services.router.core.circuits import (
     OPENS_AFTER,
     TRIED_AGAIN_AFTER_S,
@@ -12,9 +11,8 @@ from services.router.core.circuits import (
     outcomes,
 )
 from services.router.core.endings import Code
-from services.router.core.inflight import Load
-from services.router.core.picking import usable
-from tests.unit.router.values import A, B, ended, endpoints
+from services.router.core.picking import Filter
+from tests.unit.router.values import A, B, demand, ended, endpoints, pool, tenant
 
 NOW_S = 100.0
 
@@ -152,8 +150,9 @@ def test_a_caller_who_leaves_and_a_runtimes_refusal_say_nothing() -> None:
 
 def test_an_open_circuit_is_left_out_unless_nothing_else_is_left() -> None:
     def order(*open_: str) -> list[str]:
-        pool = Pool(endpoints(A, B).all(), lambda _: Load(), lambda address: address in open_)
-        return [*usable(pool.candidates("small"))]
+        out = dict.fromkeys(open_, "circuit open")
+        seen = pool(endpoints(A, B), None, Filter(lambda _: out))
+        return [*seen.pick(demand(), tenant()).addresses]
 
     assert order() == [A, B]
     assert order(A) == [B]

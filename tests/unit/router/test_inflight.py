@@ -56,7 +56,7 @@ class AnyInterleaving(RuleBasedStateMachine):
     def end_once_or_again(self, request_id: str) -> None:
         which = [each for each in self.oracle.open() if each.request_id == request_id]
 
-        assert self.in_flight.end(request_id) == bool(which)
+        assert bool(self.in_flight.end(request_id)) == bool(which)
         self.oracle.free(which)
 
     @rule(seconds=st.integers(0, 3))

@@ -1,54 +1,203 @@
-import random
+"""Picks against a plain comparison of all endpoints, and what their order is about."""
 
-from hypothesis import given
+from dataclasses import dataclass
+
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from services.router.core.picking import Candidate, ranked, usable
+from services.router.core.inflight import Slot
+from services.router.core.picking import KEPT, TRIED, Conditions, Filter, Pick, Picker, Wanted
+from services.router.core.prefixes import BLOCK_TOKENS
+from services.router.core.requests import Requests
+from services.router.core.weights import Weights
+from tests.unit.router.values import A, B, busy, decision, endpoints, model, picker, state
 
-candidates = st.lists(
+KEYS = (1, 2, 3, 4)
+WANTED = Wanted("small", keys=KEYS, prompt_tokens=4 * BLOCK_TOKENS, output_tokens=10)
+
+
+@dataclass(frozen=True)
+class There:
+    """One endpoint."""
+
+    prefill_tokens: int = 0
+    decode_tokens: int = 0
+    blocks: int = 0  # of the prompt, sent there before
+    kv_free: int = 1000  # blocks of 16 tokens
+
+
+theres = st.lists(
     st.builds(
-        Candidate,
-        address=st.integers(1, 9).map(lambda n: f"10.0.0.{n}:8000"),
-        left_out=st.sampled_from(["", "", "draining"]),
-        tokens=st.integers(0, 2),  # few values, so that ties are common
-        requests=st.integers(0, 2),
+        There,
+        prefill_tokens=st.sampled_from([0, 64, 128]),  # few values, so that ties are common
+        decode_tokens=st.sampled_from([0, 256]),
+        blocks=st.integers(0, 4),
+        kv_free=st.sampled_from([0, 1000]),
     ),
-    unique_by=lambda each: each.address,
+    max_size=KEPT,
 )
 
 
-def test_prefers_fewer_tokens_to_fewer_requests() -> None:
-    long = Candidate("a:1", "", tokens=900, requests=1)
-    short = Candidate("b:1", "", tokens=30, requests=3)
+def address(number: int) -> str:
+    return f"10.0.0.{number}:8000"
 
-    assert usable(ranked([long, short])) == ["b:1", "a:1"]
+
+def picked(there: list[There], *filters: Filter, weights: Weights | None = None) -> Pick:
+    requests = Requests(weights=weights)
+    known = endpoints(*(address(number) for number in range(len(there))))
+    for number, each in enumerate(there):
+        where = address(number)
+        room = {"kv_blocks_free": each.kv_free, "kv_blocks_total": 1000, "kv_block_tokens": 16}
+        known.saw(where, state(**room))
+        requests.expectations.resize(where, kv_tokens=1000 * BLOCK_TOKENS)
+        requests.expectations.sent(where, KEYS[: each.blocks])
+        tokens = each.prefill_tokens + each.decode_tokens
+        slot = Slot(where, tokens, 1e9, each.prefill_tokens, each.decode_tokens)
+        requests.admit(decision(where), slot)
+    return picker(known, requests, *filters).pick(WANTED, now_s=0.0)
+
+
+def cost(each: There, weights: Weights) -> float:
+    missing = max(0, 4 * BLOCK_TOKENS + 10 - 16 * each.kv_free)
+    return (
+        weights.prefill * (each.prefill_tokens + 4 * BLOCK_TOKENS)
+        + weights.decode * each.decode_tokens
+        - weights.cached * each.blocks * BLOCK_TOKENS
+        + weights.kv * missing
+    )
+
+
+@settings(deadline=None)  # a busy machine is no fault
+@given(theres, st.sampled_from([Weights(), Weights(cached=0), Weights(0, 0, 0, 0)]))
+def test_the_lowest_cost_is_first_and_every_cost_is_shown(
+    there: list[There], weights: Weights
+) -> None:
+    pick = picked(there, weights=weights)
+
+    costs = {address(number): cost(each, weights) for number, each in enumerate(there)}
+    assert {each.address: each.cost for each in pick.candidates} == costs
+    assert [each.cost for each in pick.candidates] == sorted(costs.values())
+    assert list(pick.addresses) == [each.address for each in pick.candidates][:TRIED]
+
+
+@settings(deadline=None)  # a busy machine is no fault
+@given(st.lists(st.sampled_from([0, 64, 128]), min_size=1, max_size=40))
+def test_of_many_endpoints_the_cheapest_are_found(prefill: list[int]) -> None:
+    pick = picked([There(prefill_tokens=each) for each in prefill])
+
+    assert [each.prefill_tokens for each in pick.candidates] == sorted(prefill)[:KEPT]
+    assert sum(pick.others.values()) == max(0, len(prefill) - KEPT)
+
+
+def test_a_cached_prefix_is_worth_as_much_load_as_its_weight_says() -> None:
+    worth = round(Weights().cached / Weights().prefill * 4 * BLOCK_TOKENS)
+    behind = There(prefill_tokens=worth - 1, blocks=4)
+    too_far_behind = There(prefill_tokens=worth + 1, blocks=4)
+
+    assert picked([There(), behind]).addresses[0] == address(1)
+    assert picked([There(), too_far_behind]).addresses[0] == address(0)
+
+
+def test_the_expected_tokens_of_the_first_are_remembered() -> None:
+    pick = picked([There(), There(blocks=3)])
+
+    assert pick.candidates[0].cached_tokens == pick.prefix.held_tokens == 3 * BLOCK_TOKENS
+    assert pick.prefix.keys == KEYS
+
+
+def test_an_endpoint_without_room_in_its_kv_cache_comes_last() -> None:
+    pick = picked([There(kv_free=0), There(decode_tokens=256)])
+
+    assert [each.kv_missing_tokens for each in pick.candidates] == [0, 4 * BLOCK_TOKENS + 10]
 
 
 def test_ties_go_to_fewer_requests_then_to_the_lower_address() -> None:
-    tied = [Candidate("c:1", "", 5, 1), Candidate("b:1", "", 5, 1), Candidate("a:1", "", 5, 2)]
+    requests = busy({A: 1000})
+    tied = picker(endpoints(A, B), requests)
+    assert picker(endpoints(A, B)).pick(WANTED, 0.0).addresses == [A, B]
 
-    assert usable(ranked(tied)) == ["b:1", "c:1", "a:1"]
-
-
-@given(candidates, st.randoms(use_true_random=False))
-def test_a_pick_does_not_depend_on_the_order_of_the_candidates(
-    given_order: list[Candidate], shuffler: random.Random
-) -> None:
-    shuffled = given_order[:]
-    shuffler.shuffle(shuffled)
-
-    assert ranked(given_order) == ranked(shuffled)
+    requests.admit(decision("r1"), Slot(B, 600, 1e9, 600))
+    requests.admit(decision("r2"), Slot(B, 400, 1e9, 400))
+    assert tied.pick(WANTED, 0.0).addresses == [A, B]
 
 
-@given(candidates)
-def test_a_pick_holds_all_that_can_be_used_and_nothing_else(given_order: list[Candidate]) -> None:
-    picked = usable(ranked(given_order))
+def test_without_weights_endpoints_take_turns_whatever_their_load() -> None:
+    requests = busy({A: 1000})
+    requests.weights = Weights(0, 0, 0, 0)
+    requests.in_flight = type(requests.in_flight)(requests.weights)
+    around = picker(endpoints(A, B), requests)
 
-    assert sorted(picked) == sorted(each.address for each in given_order if not each.left_out)
+    assert [around.pick(WANTED, 0.0).addresses[0] for _ in range(4)] == [A, B, A, B]
 
 
-@given(candidates)
-def test_what_is_left_out_comes_last(given_order: list[Candidate]) -> None:
-    left_out = [bool(each.left_out) for each in ranked(given_order)]
+def test_a_filter_leaves_out_and_says_why() -> None:
+    pick = picked([There(), There()], Filter(lambda _: {address(0): "ejected"}))
 
-    assert left_out == sorted(left_out)
+    assert [(each.address, each.left_out) for each in pick.candidates] == [
+        (address(1), ""),
+        (address(0), "ejected"),
+    ]
+
+
+def test_a_filter_that_would_leave_out_too_many_is_passed_over() -> None:
+    two = {address(0): "slow", address(1): "slow"}
+
+    assert len(picked([There()] * 2, Filter(lambda _: two)).addresses) == 2
+    assert picked([There()] * 3, Filter(lambda _: two)).addresses == [address(2)]
+    assert len(picked([There()] * 3, Filter(lambda _: two, most=lambda _: 1)).addresses) == 3
+
+
+def test_full_endpoints_come_last_and_may_be_retried() -> None:
+    known = endpoints(A, B)
+    requests = busy({B: 1000})
+    full = {A}
+    around = Picker(
+        known,
+        requests.in_flight,
+        requests.expectations,
+        weights=requests.weights,
+        conditions=Conditions(full=full),
+    )
+
+    pick = around.pick(WANTED, 0.0)
+    assert (pick.addresses, [each.full for each in pick.candidates]) == ([B, A], [False, True])
+    full.clear()
+    assert around.pick(WANTED, 0.0).addresses == [A, B]
+
+
+def test_filters_follow_one_another() -> None:
+    pick = picked(
+        [There(), There(), There()],
+        Filter(lambda _: {address(0): "one"}),
+        Filter(lambda _: {address(0): "two", address(1): "two"}),
+    )
+
+    assert {each.address: each.left_out for each in pick.candidates} == {
+        address(0): "one",
+        address(1): "two",
+        address(2): "",
+    }
+
+
+def test_what_is_left_out_beyond_the_shown_is_counted_by_reason() -> None:
+    out = {address(number): "ejected" for number in range(20)}
+    pick = picked([There()] * 30, Filter(lambda _: out))
+
+    assert len(pick.candidates) == KEPT
+    assert pick.others == {"": 10 - KEPT, "ejected": 20}
+
+
+def test_what_runtimes_say_anew_counts_at_once() -> None:
+    known = endpoints(A, B)
+    one = picker(known)
+    assert set(one.pick(WANTED, 0.0).addresses) == {A, B}
+
+    known.lost(A)
+    assert one.pick(WANTED, 0.0).addresses == [B]
+
+    known.saw(A, state(model(model="other")))
+    assert {each.left_out for each in one.pick(WANTED, 0.0).candidates} == {"", "model not served"}
+
+    known.saw(A, state())
+    known.drain(B)
+    assert one.pick(WANTED, 0.0).addresses == [A]

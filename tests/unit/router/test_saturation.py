@@ -167,17 +167,3 @@ def test_room_behind_an_open_circuit_is_none_unless_all_are_open() -> None:
 
     shut.add(B)
     assert saturation.has_room("small", 0, NOW_S)
-
-
-def test_of_many_endpoints_each_is_looked_at_in_turn() -> None:
-    saturation = Saturation()
-    addresses = [f"10.0.0.{number}:1" for number in range(20)]
-    for address in addresses:
-        seen(saturation, address)
-
-    looked_at = []
-    for _ in range(20):
-        looked_at.append(saturation.some("small", 4, NOW_S)[0])
-        saturation.sent(looked_at[-1], 0, NOW_S)
-
-    assert looked_at == addresses

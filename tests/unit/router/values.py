@@ -2,15 +2,18 @@
 
 import hashlib
 import struct
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
 from evenflow.inference.v1 import inference_service_pb2 as inference_pb
-from services.router.core.admission import TimeLimits
+from services.router.core.admission import Pool, TimeLimits
 from services.router.core.circuits import Circuits
 from services.router.core.demands import Demand, Output, Prompt, WorkloadClass
 from services.router.core.endings import Ended, Usage
 from services.router.core.endpoints import Endpoints, ModelState, Readiness, RuntimeState
+from services.router.core.inflight import Slot
+from services.router.core.picking import Conditions, Filter, Picker
 from services.router.core.requests import Decision, Requests
 from services.router.core.tenants import ApiKey, CacheSalts, PolicyView, Tenant, Tenants
 from services.router.inbound.asked import Question
@@ -75,6 +78,30 @@ def endpoints(*addresses: str) -> Endpoints:
     for address in addresses:
         known.saw(address, state())
     return known
+
+
+def picker(known: Endpoints, requests: Requests | None = None, *filters: Filter) -> Picker:
+    whose = requests or Requests()
+    return Picker(
+        known,
+        whose.in_flight,
+        whose.expectations,
+        weights=whose.weights,
+        conditions=Conditions(filters),
+    )
+
+
+def pool(known: Endpoints, requests: Requests | None = None, *filters: Filter) -> Pool:
+    return Pool(picker(known, requests, *filters), now_s=0.0, salt="salt of acme")
+
+
+def busy(tokens: Mapping[str, int]) -> Requests:
+    """One request of so many prompt tokens under way at each address."""
+    requests = Requests()
+    for address, number in tokens.items():
+        slot = Slot(address, number, expires_at_s=1e9, prefill_tokens=number)
+        requests.admit(decision(f"at {address}"), slot)
+    return requests
 
 
 def mesh(*tenants: Tenant, now_s: float = 0.0) -> Mesh:

@@ -28,7 +28,7 @@ Resources = Mapping[str, Mapping[str, bytes]]  # type URL -> name -> message
 
 def resources_of(snapshot: Snapshot) -> Resources:
     """Equal snapshots give equal bytes."""
-    assignments = load_assignments(snapshot.endpoints)
+    assignments = load_assignments(snapshot.endpoints, snapshot.pools)
     return {
         **_lasting(snapshot.data_plane),
         LOAD_ASSIGNMENTS: {each.cluster_name: bytes(each) for each in assignments},

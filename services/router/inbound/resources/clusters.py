@@ -1,6 +1,6 @@
 """Whom Envoy calls over the network: the runtimes, picked by the router, and telemetry."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from datetime import timedelta
 
 from envoy_data_plane.envoy.config.cluster.v3 import (
@@ -29,7 +29,6 @@ from envoy_data_plane.envoy.extensions.load_balancing_policies.override_host.v3 
     OverrideHost,
     OverrideHostOverrideHostSource,
 )
-from envoy_data_plane.envoy.extensions.load_balancing_policies.round_robin.v3 import RoundRobin
 from envoy_data_plane.envoy.extensions.upstreams.http.v3 import (
     HttpProtocolOptions,
     HttpProtocolOptionsExplicitHttpConfig,
@@ -43,6 +42,7 @@ from services.router.inbound.resources.names import (
     TELEMETRY_CLUSTER,
     over_ads,
 )
+from services.router.inbound.resources.pools import pool_of_endpoint, within_the_pool
 from services.router.inbound.resources.secrets import tls_to
 
 CONNECT_TIMEOUT = timedelta(seconds=1)
@@ -65,9 +65,17 @@ def clusters(plane: DataPlane) -> list[Cluster]:
     return [_runtime(plane.trust_domain), *telemetry]
 
 
-def load_assignments(endpoints: Iterable[HostPort]) -> list[ClusterLoadAssignment]:
+def load_assignments(
+    endpoints: Iterable[HostPort], pools: Mapping[HostPort, str]
+) -> list[ClusterLoadAssignment]:
     """Runtimes that Envoy may reach. One that is left out loses no stream that runs."""
-    return [_assignment(RUNTIME_CLUSTER, sorted(endpoints))]
+    members = [
+        LbEndpoint(
+            endpoint=Endpoint(address=tcp(each)), metadata=pool_of_endpoint(pools.get(each, ""))
+        )
+        for each in sorted(endpoints)
+    ]
+    return [_of_members(RUNTIME_CLUSTER, members)]
 
 
 def _runtime(trust_domain: str) -> Cluster:
@@ -98,19 +106,15 @@ def _telemetry(address: HostPort, trust_domain: str) -> Cluster:
 def _as_the_router_says() -> LoadBalancingPolicy:
     """The header's first address, and for each retry the next one.
 
-    The fall-back serves a request whose every address has left the endpoint set since it was
-    picked.
+    The fall-back serves a request whose every address has been tried, or has left the endpoint set
+    since it was picked.
     """
     override = OverrideHost(
         override_host_sources=[OverrideHostOverrideHostSource(header=ENDPOINTS_HEADER)],
-        fallback_policy=_policy("round_robin", RoundRobin()),
+        fallback_policy=within_the_pool(),
     )
-    return _policy("override_host", override)
-
-
-def _policy(name: str, policy: OverrideHost | RoundRobin) -> LoadBalancingPolicy:
     config = TypedExtensionConfig(
-        name=f"envoy.load_balancing_policies.{name}", typed_config=Any.pack(policy)
+        name="envoy.load_balancing_policies.override_host", typed_config=Any.pack(override)
     )
     return LoadBalancingPolicy(policies=[LoadBalancingPolicyPolicy(typed_extension_config=config)])
 
@@ -139,7 +143,12 @@ def _http2(pings: KeepaliveSettings) -> dict[str, Any]:
 
 
 def _assignment(cluster: str, endpoints: Iterable[HostPort]) -> ClusterLoadAssignment:
-    members = [LbEndpoint(endpoint=Endpoint(address=tcp(endpoint))) for endpoint in endpoints]
+    return _of_members(
+        cluster, [LbEndpoint(endpoint=Endpoint(address=tcp(at))) for at in endpoints]
+    )
+
+
+def _of_members(cluster: str, members: list[LbEndpoint]) -> ClusterLoadAssignment:
     return ClusterLoadAssignment(
         cluster_name=cluster, endpoints=[LocalityLbEndpoints(lb_endpoints=members)]
     )

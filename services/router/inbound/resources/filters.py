@@ -42,6 +42,7 @@ from envoy_data_plane.google.protobuf import Any
 from services.router.core.snapshot import DataPlane
 from services.router.inbound.resources.checking import check
 from services.router.inbound.resources.names import REQUEST_ID_HEADER
+from services.router.inbound.resources.pools import pool_of_request
 
 # Only routes of OpenAI's API switch these on, so gRPC does not pay for them.
 OPENAI_ERRORS = "evenflow.openai_errors"
@@ -69,6 +70,7 @@ def http_filters(plane: DataPlane, listener: str) -> list[HttpFilter]:
         _filter(
             CHECK, check(plane, listener)
         ),  # after the transcoder: the router reads protobuf only
+        _filter("envoy.filters.http.header_to_metadata", pool_of_request()),
         _filter("envoy.filters.http.router", Router(suppress_envoy_headers=True)),
     ]
 

@@ -1,0 +1,54 @@
+"""Which endpoints may serve a model to the tenants of a pool, by what runtimes say of themselves.
+
+What changes with each request (load, circuits) is picking's. This changes seldom, and is worked out
+anew only then: a thousand endpoints are too many to ask one by one for each request.
+"""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from services.router.core.endpoints import Endpoint, Endpoints
+
+_MOST_KEPT = 1000  # models times pools
+
+
+@dataclass(frozen=True, slots=True)
+class Eligible:
+    addresses: Sequence[str] = ()  # of those that can be used, by address
+    left_out: Mapping[str, str] = field(default_factory=dict)  # why, by address
+    announced: bool = False  # some runtime has named the model
+    unknown: bool = False  # no runtime has, and every one was asked
+
+    @property
+    def reasons(self) -> Mapping[str, int]:
+        return Counter(self.left_out.values())
+
+
+class Eligibility:
+    def __init__(self, endpoints: Endpoints) -> None:
+        self._endpoints = endpoints
+        self._revision = -1
+        self._known: dict[tuple[str, str], Eligible] = {}
+
+    def of(self, model: str, pool: str) -> Eligible:
+        if self._revision != self._endpoints.revision or len(self._known) > _MOST_KEPT:
+            self._known.clear()
+            self._revision = self._endpoints.revision
+        found = self._known.get((model, pool))
+        if found is None:
+            found = self._known[model, pool] = _eligible(self._endpoints.all(), model, pool)
+        return found
+
+
+def _eligible(endpoints: Sequence[Endpoint], model: str, pool: str) -> Eligible:
+    why = {each.address: each.left_out(model, pool) for each in endpoints}
+    announced = any(each.announced(model) for each in endpoints)
+    seen = any(each.state is not None for each in endpoints)
+    return Eligible(
+        addresses=tuple(address for address, reason in why.items() if not reason),
+        left_out={address: reason for address, reason in why.items() if reason},
+        announced=announced,
+        # Just started, or cut off from all, nobody knows.
+        unknown=not announced and seen and all(each.tried for each in endpoints),
+    )
