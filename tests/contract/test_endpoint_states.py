@@ -11,6 +11,7 @@ import pytest
 
 from services.chassis.identity import TlsFiles
 from services.router.core.endpoints import Endpoints
+from services.router.core.outliers import SLOW
 from services.router.outbound.endpoint_states import GrpcEndpointStates, counts
 from services.telemetry.inbound.endpoints import STATES
 from tests.unit.router.values import A, B, state
@@ -27,16 +28,19 @@ class Reporting:
     telemetry: Served
 
     @asynccontextmanager
-    async def router(self, endpoints: Endpoints) -> AsyncIterator[None]:
+    async def router(self, endpoints: Endpoints, ejected: str = "") -> AsyncIterator[None]:
         states = self._states(self.telemetry.identities.service("router"))
         async with asyncio.TaskGroup() as tasks:
-            task = tasks.create_task(states.report(counts(endpoints)))
+            told = counts(endpoints, lambda address, _: SLOW if address == ejected else "")
+            task = tasks.create_task(states.report(told))
             yield
             task.cancel()
 
     async def tenant(self) -> None:
         endpoints = Endpoints([A])
-        await self._states(self.telemetry.identities.tenant("acme")).report(counts(endpoints))
+        await self._states(self.telemetry.identities.tenant("acme")).report(
+            counts(endpoints, lambda *_: "")
+        )
 
     async def until_counted(self, **expected: int) -> None:
         def now() -> Mapping[str, int]:
@@ -72,6 +76,18 @@ def test_they_are_counted_at_once_and_on_each_change(tmp_path: Path) -> None:
             endpoints.drain(A)
             endpoints.lost(B)
             await reporting.until_counted(draining=1, unreachable=1)
+
+    played(tmp_path, scenario)
+
+
+def test_one_that_is_ejected_is_not_counted_as_ready(tmp_path: Path) -> None:
+    async def scenario(reporting: Reporting) -> None:
+        endpoints = Endpoints([A, B])
+        endpoints.saw(A, state())
+        async with reporting.router(endpoints, ejected=A):
+            await reporting.until_counted(ejected=1, unreachable=1)
+            endpoints.lost(A)
+            await reporting.until_counted(unreachable=2)
 
     played(tmp_path, scenario)
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from services.router.core.demands import Demand, WorkloadClass
 from services.router.core.endpoints import Endpoint
 from services.router.core.inflight import Load
+from services.router.core.outliers import most_ejected
 from services.router.core.picking import Candidate, ranked, usable
 from services.router.core.tenants import Tenant
 from services.router.core.verdicts import Admitted, Reason, Refused, Verdict
@@ -30,12 +31,19 @@ class Pool:
     endpoints: Sequence[Endpoint]
     load: Callable[[str], Load]
     is_open: Callable[[str], bool] = lambda _address: False  # its circuit
+    ejected: Callable[[str], str] = lambda _address: ""  # why; empty: it is not
 
     def candidates(self, model: str) -> Sequence[Candidate]:
-        """Circuits count only while some endpoint is without: a try is better than a refusal."""
+        """Circuits count only while some endpoint is without: a try is better than a refusal.
+
+        Ejections count only while they are few, as endpoints are left now.
+        """
         seen = [self._candidate(each, model) for each in self.endpoints]
         closed = [self._unless_open(each) for each in seen]
-        return ranked(closed if usable(closed) else seen)
+        tried = closed if usable(closed) else seen
+        kept = [self._unless_ejected(each) for each in tried]
+        before = len(usable(tried))
+        return ranked(kept if before - len(usable(kept)) <= most_ejected(before) else tried)
 
     def _candidate(self, endpoint: Endpoint, model: str) -> Candidate:
         there = self.load(endpoint.address)
@@ -45,6 +53,10 @@ class Pool:
         if candidate.left_out or not self.is_open(candidate.address):
             return candidate
         return replace(candidate, left_out="circuit open")
+
+    def _unless_ejected(self, candidate: Candidate) -> Candidate:
+        why = "" if candidate.left_out else self.ejected(candidate.address)
+        return replace(candidate, left_out=why) if why else candidate
 
     def lacks(self, model: str) -> bool:
         """No runtime serves it, for sure: just started, or cut off from all, nobody knows."""

@@ -5,7 +5,7 @@ one before. A span only when the trace is sampled.
 """
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from opentelemetry import trace
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
@@ -15,6 +15,7 @@ from services.router.core.circuits import Circuits
 from services.router.core.demands import Demand, InvalidDemand, WorkloadClass
 from services.router.core.endpoints import Endpoints
 from services.router.core.inflight import Slot
+from services.router.core.outliers import Outliers
 from services.router.core.requests import Decision, Requests
 from services.router.core.tenants import CacheSalts, Caller, PolicyView, Tenant, Tenants
 from services.router.core.verdicts import Admitted, Reason, Refused, Verdict
@@ -42,6 +43,7 @@ class Mesh:
     salts: CacheSalts
     circuits: Circuits
     revoked: Callable[[str], bool] = lambda _: False  # by the serial of a certificate
+    outliers: Outliers = field(default_factory=Outliers)
 
 
 class Check:
@@ -94,6 +96,7 @@ class Check:
                 self._mesh.endpoints.all(),
                 self._mesh.requests.load,
                 lambda address: self._mesh.circuits.is_open(address, now_s),
+                lambda address: self._mesh.outliers.ejected(address, now_s),
             ),
             remaining_s=question.remaining_s(),
             limits=self._limits,

@@ -5,12 +5,12 @@ Apart from the records: what is said here holds until it is said otherwise.
 
 import asyncio
 from collections import Counter
-from collections.abc import AsyncIterator, Iterable, Mapping
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 
 from evenflow.telemetry.v1 import endpoint_service_pb2 as pb
 from evenflow.telemetry.v1.endpoint_service_pb2_grpc import EndpointServiceStub
 from services.chassis.identity import TlsFiles, channel
-from services.router.core.endpoints import Endpoints, Standing
+from services.router.core.endpoints import Endpoint, Endpoints, Standing
 
 _LOOK_EVERY_S = 0.25
 _NUMBERS = {
@@ -20,20 +20,29 @@ _NUMBERS = {
     Standing.READY: pb.ENDPOINT_STATE_READY,
     Standing.LOADING: pb.ENDPOINT_STATE_LOADING,
     Standing.FAILED: pb.ENDPOINT_STATE_FAILED,
+    Standing.EJECTED: pb.ENDPOINT_STATE_EJECTED,
 }
 
 Counts = Mapping[Standing, int]
 
 
-async def counts(endpoints: Endpoints) -> AsyncIterator[Counts]:
-    """At once, and on each change. Ends by cancellation alone."""
+async def counts(
+    endpoints: Endpoints, ejected: Callable[[str, float], str]
+) -> AsyncIterator[Counts]:
+    """At once, and on each change. Ends by cancellation alone. `ejected`: as Outliers has it."""
     said: Counts | None = None
+    clock = asyncio.get_running_loop().time
     while True:
-        now = Counter(each.standing for each in endpoints.all())
+        now = Counter(_standing(each, ejected(each.address, clock())) for each in endpoints.all())
         if now != said:
             yield now
             said = now
         await asyncio.sleep(_LOOK_EVERY_S)
+
+
+def _standing(endpoint: Endpoint, ejected: str) -> Standing:
+    standing = endpoint.standing
+    return Standing.EJECTED if ejected and standing is Standing.READY else standing
 
 
 class GrpcEndpointStates:
