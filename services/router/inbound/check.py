@@ -19,7 +19,7 @@ from services.router.core.outliers import Outliers
 from services.router.core.requests import Decision, Requests
 from services.router.core.tenants import CacheSalts, Caller, PolicyView, Tenant, Tenants
 from services.router.core.verdicts import Admitted, Reason, Refused, Verdict
-from services.router.inbound.answers import Answer, let_go, refusal
+from services.router.inbound.answers import Answer, in_turn, let_go, refusal
 from services.router.inbound.asked import Asked, Question, asked
 from services.router.inbound.bodies import InvalidBody, demand_of
 
@@ -183,7 +183,7 @@ def _orders(admitted: Admitted, tenant: Tenant, salt: str) -> Iterable[tuple[str
     timeout_ms = max(1, int(admitted.timeout_s * 1000))
     yield "grpc-timeout", f"{timeout_ms}m"
     yield "x-envoy-upstream-rq-timeout-ms", str(timeout_ms)  # Envoy ends what a runtime does not
-    yield "x-evenflow-endpoints", ",".join(admitted.endpoints)
+    yield "x-evenflow-endpoints", in_turn(admitted.endpoints)
 
 
 def _span(question: Asked) -> trace.Span:
