@@ -172,6 +172,15 @@ def test_explain_tells_a_request_s_story(tmp_path: Path) -> None:
         model="smollm2",
         candidates=[router.ExplainResponse.Candidate(address="a:1", left_out="draining")],
         outcome=router.ExplainResponse.Outcome(endpoint="b:2", grpc_code=4, attempts=1),
+        other_attempts=[
+            router.ExplainResponse.Attempt(
+                number=2,
+                endpoint="c:3",
+                prompt_tokens=20,
+                output_tokens=7,
+                end=runtime.ATTEMPT_END_MID_STREAM,
+            )
+        ],
     )
 
     with scripted_mesh(Script(explained=explained), tmp_path, service="router") as mesh:
@@ -182,6 +191,7 @@ def test_explain_tells_a_request_s_story(tmp_path: Path) -> None:
     assert "by acme/web" in result.stdout
     assert "DEADLINE_EXCEEDED" in result.stdout
     assert "draining" in result.stdout
+    assert "attempt 2 by c:3, after its first token: 20 prompt tokens" in result.stdout
     assert (unknown.exit_code, "REQUEST_NOT_FOUND" in unknown.stderr) == (1, True)
 
 
