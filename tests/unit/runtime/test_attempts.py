@@ -21,7 +21,7 @@ T = TypeVar("T")
 
 PATIENCE_S = 10.0
 ENDLESS = Behaviour(step_s=0.005, max_context_tokens=10_000, max_running=1)
-LONG = {"max_output_tokens": 5000, "ignore_eos": True}
+LONG = asking(max_output_tokens=5000, ignore_eos=True)
 
 
 def against(folder: Path, body: Callable[[Runtime], Awaitable[T]]) -> T:
@@ -70,7 +70,7 @@ async def leave_after(
     if attempt:
         metadata = (*metadata, ("x-envoy-attempt-count", attempt))
     async with runtime.called_by("gateway") as stubs:
-        call = stubs.inference.Generate(asking(**LONG), metadata=metadata)
+        call = stubs.inference.Generate(LONG, metadata=metadata)
         tokens = 0
         for _ in range(messages):
             tokens += (await call.read()).delta.tokens
@@ -105,9 +105,9 @@ def test_one_that_was_cut_off_before_its_first_token_wrote_none(tmp_path: Path) 
     async def body(runtime: Runtime) -> list[pb.WatchAttemptsResponse]:
         async with listening(runtime) as told:
             async with asyncio.TaskGroup() as tasks, runtime.called_by("gateway") as stubs:
-                works = stubs.inference.Generate(asking(**LONG), metadata=owner(request_id="works"))
+                works = stubs.inference.Generate(LONG, metadata=owner(request_id="works"))
                 await works.read()
-                waits = stubs.inference.Generate(asking(**LONG), metadata=owner(request_id="waits"))
+                waits = stubs.inference.Generate(LONG, metadata=owner(request_id="waits"))
                 begun = tasks.create_task(waits.read())
                 async with asyncio.timeout(PATIENCE_S):
                     while runtime.serving.active < 2:  # noqa: ASYNC110 - it can only be asked
@@ -132,9 +132,7 @@ def test_whose_trailers_were_sent_is_not_told_of(tmp_path: Path) -> None:
                 with pytest.raises(grpc.aio.AioRpcError):
                     await stubs.inference.Generate(refused, metadata=owner()).read()
             with pytest.raises(grpc.aio.AioRpcError):
-                async for _ in stubs.inference.Generate(
-                    asking(**LONG), metadata=owner(), timeout=0.2
-                ):
+                async for _ in stubs.inference.Generate(LONG, metadata=owner(), timeout=0.2):
                     pass  # the runtime ends it before the deadline does
             await leave_after(runtime, 1, request_id="left")
             return [each.request_id for each in await told.of(1)]
