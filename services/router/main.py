@@ -23,12 +23,14 @@ from services.chassis.server import Server
 from services.chassis.streams import keep_open
 from services.router.config import Config
 from services.router.core.admission import TimeLimits
+from services.router.core.attempts import LostAttempt
 from services.router.core.bands import Band
 from services.router.core.circuits import Circuits
 from services.router.core.demands import WorkloadClass
 from services.router.core.endpoints import Endpoints
 from services.router.core.flow import FlowControl, QueueLimits
 from services.router.core.models import Catalogue
+from services.router.core.outliers import Outliers
 from services.router.core.requests import Requests
 from services.router.core.saturation import Saturation
 from services.router.core.snapshot import DataPlane, HostPort
@@ -40,6 +42,8 @@ from services.router.inbound.check_socket import CheckSocket
 from services.router.inbound.discovery import Discovery
 from services.router.inbound.line import Line
 from services.router.inbound.publishing import Publisher
+from services.router.outbound import attempts
+from services.router.outbound.attempts import GrpcAttemptSource
 from services.router.outbound.endpoint_states import GrpcEndpointStates, counts
 from services.router.outbound.policy import GrpcPolicy, PolicyFollower
 from services.router.outbound.records import GrpcTelemetry, RecordBuffer
@@ -94,7 +98,7 @@ async def serve(config: Config, salts: CacheSalts) -> None:
         operator = operator_server(parts.mesh, tls, empty)
         operator.listen(config.operator_listen, tls)
         await _wait_until_known(parts.mesh)
-        access_log = _access_log(config, parts)
+        access_log = _access_log(parts)
         sidecar = sidecar_server(
             parts.mesh, parts.catalogue, discovery=parts.discovery, access_log=access_log
         )
@@ -115,6 +119,7 @@ class _Parts:
     discovery: Discovery
     publisher: Publisher
     records: RecordBuffer
+    counting: bool  # somebody takes the records
 
     def changed(self) -> None:
         """To be told when the endpoints in service may be others."""
@@ -122,6 +127,25 @@ class _Parts:
         for each in self.mesh.endpoints.all():
             self.mesh.line.changed(each)
         self.publisher.publish()
+
+    def lost(self, attempt: LostAttempt) -> None:
+        """To be told of each attempt that no request's end counts, once."""
+        _log.info(
+            "attempt.lost",
+            request_id=attempt.request_id,
+            attempt=attempt.number,
+            tenant=attempt.tenant,
+            endpoint=attempt.endpoint,
+            prompt_tokens=attempt.usage.prompt_tokens,
+            cached_tokens=attempt.usage.cached_prompt_tokens,
+            output_tokens=attempt.usage.output_tokens,
+        )
+        if self.counting:
+            self.records.add_attempt(attempt)
+
+    def heard(self, attempt: LostAttempt) -> None:
+        if self.mesh.requests.attempt(attempt):
+            self.lost(attempt)
 
 
 def _parts(config: Config, salts: CacheSalts) -> _Parts:
@@ -131,7 +155,11 @@ def _parts(config: Config, salts: CacheSalts) -> _Parts:
     gateway = TlsFiles.in_folder(config.gateway_tls)
     publisher = Publisher(discovery.publish, _data_plane(config), endpoints, gateway)
     publisher.publish()
-    circuits = Circuits(_say)
+    circuits, outliers = Circuits(_say), Outliers(_say_ejected)
+
+    def shut(address: str, now_s: float) -> bool:
+        return circuits.is_open(address, now_s) or bool(outliers.ejected(address, now_s))
+
     return _Parts(
         mesh=Mesh(
             policy,
@@ -140,17 +168,26 @@ def _parts(config: Config, salts: CacheSalts) -> _Parts:
             salts,
             circuits,
             Revocations(gateway.revocations).has_serial,
-            Line(FlowControl(Saturation(circuits.is_open), _queue_limits(config))),
+            Line(FlowControl(Saturation(shut), _queue_limits(config))),
+            outliers,
         ),
         catalogue=Catalogue(),
         discovery=discovery,
         publisher=publisher,
         records=RecordBuffer(capacity=config.record_buffer),
+        counting=config.telemetry is not None,
     )
 
 
 def _say(address: str, is_open: bool) -> None:
     _log.warning("endpoint.circuit", endpoint=address, open=is_open)
+
+
+def _say_ejected(address: str, why: str) -> None:
+    if why:
+        _log.warning("endpoint.ejected", endpoint=address, why=why.removeprefix("ejected: "))
+    else:
+        _log.info("endpoint.returned", endpoint=address)
 
 
 def _followers(config: Config, parts: _Parts) -> Iterator[Coroutine[Any, Any, None]]:
@@ -160,7 +197,7 @@ def _followers(config: Config, parts: _Parts) -> Iterator[Coroutine[Any, Any, No
     runtimes = RuntimeFollower(
         mesh.endpoints,
         mesh.requests,
-        mesh.circuits,
+        (mesh.circuits, mesh.outliers),
         parts.changed,
         silence_s=config.runtime_silence_s,
     )
@@ -168,6 +205,8 @@ def _followers(config: Config, parts: _Parts) -> Iterator[Coroutine[Any, Any, No
     for each in config.runtimes:
         once = partial(runtimes.follow, GrpcRuntime(each.text, tls))
         yield keep(once, what=f"runtime {each}")
+        source = GrpcAttemptSource(each.text, tls)
+        yield keep(partial(attempts.follow, source, parts.heard), what=f"attempts of {each}")
     policy = PolicyFollower(mesh.policy, clock)
     yield keep(partial(policy.follow, GrpcPolicy(config.policy.text, tls)), what="policy")
     if config.telemetry is not None:
@@ -175,11 +214,13 @@ def _followers(config: Config, parts: _Parts) -> Iterator[Coroutine[Any, Any, No
         yield keep(lambda: telemetry.report(parts.records.batches()), what="telemetry")
         states = GrpcEndpointStates(config.telemetry.text, tls)
         yield keep(
-            lambda: states.report(counts(mesh.endpoints, mesh.line.flow.depths)),
+            lambda: states.report(
+                counts(mesh.endpoints, mesh.outliers.ejected, mesh.line.flow.depths)
+            ),
             what="telemetry's endpoints",
         )
     yield parts.publisher.follow_certificate()
-    yield _sweep(mesh.requests, clock)
+    yield _sweep(mesh, clock)
 
 
 async def _wait_until_known(mesh: Mesh) -> None:
@@ -196,9 +237,12 @@ async def _wait_until_known(mesh: Mesh) -> None:
         _log.warning("server.unaware", policy=bool(mesh.policy.version), endpoints=missing)
 
 
-def _access_log(config: Config, parts: _Parts) -> AccessLogServicer:
-    record = parts.records.add if config.telemetry else None
-    return AccessLogServicer(parts.mesh.requests, parts.mesh.circuits, record)
+def _access_log(parts: _Parts) -> AccessLogServicer:
+    record = parts.records.add if parts.counting else None
+    mesh = parts.mesh
+    return AccessLogServicer(
+        mesh.requests, mesh.circuits, record, outliers=mesh.outliers, tell=parts.lost
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -230,11 +274,12 @@ async def _serve(doors: _Doors, *, drain_s: float) -> None:
     doors.check.close()
 
 
-async def _sweep(requests: Requests, clock: Callable[[], float]) -> None:
-    """Frees the slots of requests whose end was never reported."""
+async def _sweep(mesh: Mesh, clock: Callable[[], float]) -> None:
+    """Frees the slots of requests whose end was never reported; says which endpoints are back."""
     while True:
         await asyncio.sleep(_SWEEP_EVERY_S)
-        expired = requests.expire(clock())
+        mesh.outliers.sweep(clock())
+        expired = mesh.requests.expire(clock())
         if expired:
             _log.warning("requests.end_unknown", requests=len(expired))
 

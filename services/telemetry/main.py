@@ -130,7 +130,8 @@ def build(config: Config) -> Parts:
         if forwarding is not None:
             forwarding.metrics.record(seen, named)
 
-    record_servicer, trace_servicer = RecordServicer(take), TraceServicer(sink)
+    record_servicer = RecordServicer(take, aggregates.take_lost)
+    trace_servicer = TraceServicer(sink)
     endpoint_servicer = EndpointServicer()
     collector = MeshCollector(
         aggregates,

@@ -12,6 +12,7 @@ import pytest
 from services.chassis.identity import TlsFiles
 from services.router.core.bands import Band
 from services.router.core.endpoints import Endpoints
+from services.router.core.outliers import SLOW
 from services.router.outbound.endpoint_states import GrpcEndpointStates, counts
 from services.telemetry.inbound.endpoints import STATES
 from tests.unit.router.values import A, B, state
@@ -29,17 +30,23 @@ class Reporting:
 
     @asynccontextmanager
     async def router(
-        self, endpoints: Endpoints, depths: Callable[[], Mapping[Band, int]] = dict
+        self,
+        endpoints: Endpoints,
+        ejected: str = "",
+        depths: Callable[[], Mapping[Band, int]] = dict,
     ) -> AsyncIterator[None]:
         states = self._states(self.telemetry.identities.service("router"))
         async with asyncio.TaskGroup() as tasks:
-            task = tasks.create_task(states.report(counts(endpoints, depths)))
+            told = counts(endpoints, lambda address, _: SLOW if address == ejected else "", depths)
+            task = tasks.create_task(states.report(told))
             yield
             task.cancel()
 
     async def tenant(self) -> None:
         endpoints = Endpoints([A])
-        await self._states(self.telemetry.identities.tenant("acme")).report(counts(endpoints))
+        await self._states(self.telemetry.identities.tenant("acme")).report(
+            counts(endpoints, lambda *_: "")
+        )
 
     async def until_counted(self, **expected: int) -> None:
         def now() -> Mapping[str, int]:
@@ -84,6 +91,18 @@ def test_they_are_counted_at_once_and_on_each_change(tmp_path: Path) -> None:
     played(tmp_path, scenario)
 
 
+def test_one_that_is_ejected_is_not_counted_as_ready(tmp_path: Path) -> None:
+    async def scenario(reporting: Reporting) -> None:
+        endpoints = Endpoints([A, B])
+        endpoints.saw(A, state())
+        async with reporting.router(endpoints, ejected=A):
+            await reporting.until_counted(ejected=1, unreachable=1)
+            endpoints.lost(A)
+            await reporting.until_counted(unreachable=2)
+
+    played(tmp_path, scenario)
+
+
 def test_two_routers_are_added_up_and_a_gone_one_no_longer_counts(tmp_path: Path) -> None:
     async def scenario(reporting: Reporting) -> None:
         async with reporting.router(Endpoints([A])):
@@ -100,11 +119,11 @@ def test_two_routers_are_added_up_and_a_gone_one_no_longer_counts(tmp_path: Path
 def test_those_who_wait_are_counted_by_band_over_all_routers(tmp_path: Path) -> None:
     async def scenario(reporting: Reporting) -> None:
         depths = {Band.INTERACTIVE: 0, Band.BATCH: 0}
-        async with reporting.router(Endpoints([A]), lambda: dict(depths)):
+        async with reporting.router(Endpoints([A]), depths=lambda: dict(depths)):
             await reporting.until_queued(interactive=0, batch=0)
             depths[Band.BATCH] = 7
             await reporting.until_queued(interactive=0, batch=7)
-            async with reporting.router(Endpoints([A]), lambda: {Band.INTERACTIVE: 2}):
+            async with reporting.router(Endpoints([A]), depths=lambda: {Band.INTERACTIVE: 2}):
                 await reporting.until_queued(interactive=2, batch=7)
         await reporting.until_queued()
 

@@ -25,7 +25,7 @@ from services.router.outbound.records import (
 from tests.fakes.request_records import FakeTelemetry
 from tests.identities import Identities
 from tests.serving import served
-from tests.unit.router.values import decision, ended
+from tests.unit.router.values import decision, ended, lost
 
 PATIENCE_S = 10.0
 
@@ -43,6 +43,9 @@ class Servicer(pb_grpc.RecordServiceServicer):
     ) -> pb.ReportRequestsResponse:
         async for each in request_iterator:
             self._telemetry.take([record.request_id for record in each.records])
+            self._telemetry.take(
+                [f"{lost.request_id}/{lost.attempt}" for lost in each.lost_attempts]
+            )
         return pb.ReportRequestsResponse()
 
 
@@ -79,6 +82,21 @@ def test_records_arrive_in_order(connect: Connect) -> None:
         return told
 
     assert asyncio.run(scenario()) == ["r0", "r1", "r2"]
+
+
+def test_lost_attempts_arrive_beside_the_records(connect: Connect) -> None:
+    async def scenario() -> list[str]:
+        buffer, telemetry = RecordBuffer(capacity=10), FakeTelemetry()
+        async with connect(telemetry) as connected, asyncio.TaskGroup() as tasks:
+            task = tasks.create_task(connected.report(buffer.batches()))
+            buffer.add(Request(None), ended("r1"))
+            buffer.add_attempt(lost("r1", number=2))
+            async with asyncio.timeout(PATIENCE_S):
+                told = await telemetry.told_of(2)
+            task.cancel()
+        return told
+
+    assert asyncio.run(scenario()) == ["r1", "r1/2"]
 
 
 def test_while_telemetry_is_away_the_oldest_make_way_and_are_counted_once() -> None:

@@ -14,6 +14,7 @@ from evenflow.runtime.v1 import runtime_service_pb2_grpc as pb_grpc
 from services.router.core.circuits import OPENS_AFTER, Circuits, Outcome
 from services.router.core.endpoints import Endpoints, Readiness
 from services.router.core.inflight import Load, Slot
+from services.router.core.outliers import Outliers
 from services.router.core.requests import Requests
 from services.router.inbound.operator import runtime_message
 from services.router.outbound.runtimes import GrpcRuntime, Runtime, RuntimeFollower
@@ -40,6 +41,12 @@ class Servicer(pb_grpc.RuntimeServiceServicer):
                 yield runtime_message(each)
         except grpc.aio.AioRpcError as error:
             await context.abort(error.code(), "died")
+
+    async def WatchAttempts(  # noqa: N802 - the name is the proto's
+        self, request: pb.WatchAttemptsRequest, context: grpc.aio.ServicerContext
+    ) -> AsyncIterator[pb.WatchAttemptsResponse]:
+        for _ in ():
+            yield pb.WatchAttemptsResponse()
 
     async def Drain(  # noqa: N802 - the name is the proto's
         self, request: pb.DrainRequest, context: grpc.aio.ServicerContext
@@ -78,8 +85,13 @@ class Router:
         self.circuits = Circuits()
         self.address = address
         self._changes: asyncio.Queue[tuple[str, ...]] = asyncio.Queue()
+        self.outliers = Outliers()
         self.follower = RuntimeFollower(
-            self.endpoints, self.requests, self.circuits, self._changed, silence_s=silence_s
+            self.endpoints,
+            self.requests,
+            (self.circuits, self.outliers),
+            self._changed,
+            silence_s=silence_s,
         )
 
     def _changed(self) -> None:

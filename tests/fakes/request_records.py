@@ -1,9 +1,11 @@
-"""Telemetry as the router sees it: keeps the ids of the requests it was told of."""
+"""Telemetry as the router sees it: keeps the ids of the requests it was told of, and "r1/2" of the
+second attempt of r1 if that was lost.
+"""
 
 import asyncio
 from collections.abc import AsyncIterator, Sequence
 
-from services.router.outbound.records import Record
+from services.router.outbound.records import Record, Told
 
 
 class FakeTelemetry:
@@ -11,9 +13,9 @@ class FakeTelemetry:
         self.told: list[str] = []
         self._news = asyncio.Event()
 
-    async def report(self, batches: AsyncIterator[Sequence[Record]]) -> None:
+    async def report(self, batches: AsyncIterator[Sequence[Told]]) -> None:
         async for batch in batches:
-            self.take([each.ended.request_id for each in batch])
+            self.take([_name(each) for each in batch])
 
     def take(self, request_ids: Sequence[str]) -> None:
         self.told += request_ids
@@ -24,3 +26,9 @@ class FakeTelemetry:
             self._news.clear()
             await self._news.wait()
         return self.told
+
+
+def _name(told: Told) -> str:
+    if isinstance(told, Record):
+        return told.ended.request_id
+    return f"{told.request_id}/{told.number}"

@@ -57,8 +57,10 @@ class Stubs:
 
 
 @asynccontextmanager
-async def running(folder: Path, engine: Engine, *, ready: bool = True) -> AsyncIterator[Runtime]:
-    identities = Identities(folder)
+async def running(
+    folder: Path, engine: Engine, *, ready: bool = True, identities: Identities | None = None
+) -> AsyncIterator[Runtime]:
+    identities = identities or Identities(folder)
     tls = identities.service("runtime")
     serving = Serving(engine, endpoint="127.0.0.1:9101")
     states = StateServicer(serving)

@@ -11,6 +11,7 @@ from evenflow.errors import FailedCall, error_of
 from evenflow.inference.v1.workload_class_pb2 import WorkloadClass
 from evenflow.router.v1 import router_service_pb2 as pb
 from evenflow.router.v1.router_service_pb2_grpc import RouterServiceStub
+from evenflow.runtime.v1 import runtime_service_pb2 as runtime
 
 CALL_S = 5.0
 
@@ -56,6 +57,13 @@ def story(why: pb.ExplainResponse) -> Iterator[str]:
         yield "ended     not yet, or its end was never reported"
         return
     yield from _ending(why.outcome)
+    for each in why.other_attempts:
+        when = "after" if each.end == runtime.ATTEMPT_END_MID_STREAM else "before"
+        yield (
+            f"cut off   attempt {each.number} by {each.endpoint}, {when} its first token: "
+            f"{each.prompt_tokens} prompt tokens, {each.cached_prompt_tokens} of them cached, "
+            f"{each.output_tokens} output tokens"
+        )
 
 
 def _ending(outcome: pb.ExplainResponse.Outcome) -> Iterator[str]:

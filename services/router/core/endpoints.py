@@ -32,6 +32,7 @@ class Standing(Enum):
     UNREACHABLE = "unreachable"
     DRAINING = "draining"
     STALLED = "stalled"
+    EJECTED = "ejected"  # by what its requests told; it does not know itself
     READY = "ready"
     LOADING = "loading"
     FAILED = "failed"

@@ -8,6 +8,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
+from services.router.core.attempts import LostAttempt, LostAttempts
 from services.router.core.demands import WorkloadClass
 from services.router.core.endings import Ended
 from services.router.core.expectations import Expectations
@@ -64,6 +65,7 @@ class Requests:
         self.expectations = Expectations()
         self._running: dict[str, Decision] = {}  # those with a slot
         self._over: OrderedDict[str, Request] = OrderedDict()  # oldest first
+        self._lost = LostAttempts(self.knows, kept=kept)
 
     def load(self, address: str) -> Load:
         return self.in_flight.load(address)
@@ -100,6 +102,18 @@ class Requests:
         request = Request(decision, ended)
         self._keep(ended.request_id, request)
         return request
+
+    def attempt(self, lost: LostAttempt) -> bool:
+        """True if it is news of a request that is known here."""
+        return self._lost.hear(lost)
+
+    def claim(self, request_id: str) -> Sequence[LostAttempt]:
+        """What was heard of it before it was known, once."""
+        return self._lost.claim(request_id)
+
+    def other_attempts(self, request_id: str) -> Sequence[LostAttempt]:
+        """Those that its end does not count, by number."""
+        return self._lost.of(request_id)
 
     def expire(self, now_s: float) -> Sequence[Request]:
         """Frees the slots of those whose end nobody reported in time."""

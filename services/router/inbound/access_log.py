@@ -13,8 +13,10 @@ import structlog
 from envoy.service.accesslog.v3.als_pb2 import StreamAccessLogsResponse
 from envoy.service.accesslog.v3.als_pb2_grpc import AccessLogServiceServicer
 
+from services.router.core.attempts import LostAttempt
 from services.router.core.circuits import Circuits, outcomes
 from services.router.core.endings import Code, Ended
+from services.router.core.outliers import Outliers, answer, pool
 from services.router.core.picking import usable
 from services.router.core.requests import Decision, Request, Requests
 from services.router.inbound.log_entries import ended
@@ -24,17 +26,23 @@ _log = structlog.get_logger("request")
 
 
 class AccessLogServicer(AccessLogServiceServicer):  # type: ignore[misc] # xds-protos has no types
-    """`record` is told of each request that was meant for a runtime."""
+    """`record` is told of each request that was meant for a runtime, `tell` of attempts that no end
+    counts, of requests that are known by their end alone."""
 
     def __init__(
         self,
         requests: Requests,
         circuits: Circuits,
         record: Callable[[Request, Ended], None] | None,
+        *,
+        outliers: Outliers,
+        tell: Callable[[LostAttempt], None] = lambda _: None,
     ) -> None:
         self._requests = requests
         self._circuits = circuits
+        self._outliers = outliers
         self._record = record
+        self._tell = tell
         self._reading: set[asyncio.Task[None]] = set()
 
     def close(self) -> None:
@@ -66,13 +74,20 @@ class AccessLogServicer(AccessLogServiceServicer):  # type: ignore[misc] # xds-p
         if self._record and (request.decision is None or request.decision.for_runtime):
             self._record(request, end)
         write_line(request, end)
+        for each in self._requests.claim(end.request_id):
+            self._tell(each)
 
     def _learn(self, decision: Decision, end: Ended) -> None:
         now_s = asyncio.get_running_loop().time()
         # Not Envoy's own time of its beginning: a wall clock jumps. This is 100 ms late at most.
         began_s = now_s - end.duration_s
-        for outcome in outcomes(usable(decision.candidates), end):
+        order = usable(decision.candidates)
+        for outcome in outcomes(order, end):
             self._circuits.learn(outcome, began_s=began_s, now_s=now_s)
+        said = answer(order, end, queue_wait_s=decision.queue_wait_s or 0.0)
+        if said is not None:
+            able = pool(decision.candidates)
+            self._outliers.learn(said, pool=able, began_s=began_s, now_s=now_s)
 
 
 def write_line(request: Request, end: Ended) -> None:

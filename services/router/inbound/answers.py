@@ -6,7 +6,7 @@ OpenAI's Envoy makes the error object of them. docs/envoy.md has the contract.
 
 import base64
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import grpc
@@ -14,6 +14,7 @@ import grpc
 from services.chassis.status import Status, rich_status
 from services.router.core.verdicts import Reason, Refused
 
+RETRIES = 2  # Envoy's, of one request, before its first token
 _Code = grpc.StatusCode
 _CODES: Mapping[Reason, grpc.StatusCode] = {
     Reason.FIELD_INVALID: _Code.INVALID_ARGUMENT,
@@ -74,6 +75,12 @@ class Answer:
 
 # Envoy makes a refusal of it. A connection that just ended would be asked again, up to 40 times.
 FAILED = Answer(500, ())
+
+
+def in_turn(endpoints: Sequence[str]) -> str:
+    """One for each attempt: behind the list's end Envoy takes any, also one that was left out."""
+    attempts = max(1 + RETRIES, len(endpoints))
+    return ",".join([*endpoints, *([*endpoints] * RETRIES)][:attempts])
 
 
 def let_go(headers: Iterable[tuple[str, str]]) -> Answer:

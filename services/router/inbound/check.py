@@ -26,13 +26,14 @@ from services.router.core.demands import Demand, InvalidDemand, WorkloadClass
 from services.router.core.endpoints import Endpoints
 from services.router.core.flow import FlowControl, Queueing
 from services.router.core.inflight import Slot
+from services.router.core.outliers import Outliers, most_ejected
 from services.router.core.picking import Conditions, Filter, Picker
 from services.router.core.queue import Waiting
 from services.router.core.requests import Decision, Requests
 from services.router.core.saturation import Saturation
 from services.router.core.tenants import CacheSalts, Caller, PolicyView, Tenant, Tenants
 from services.router.core.verdicts import Admitted, Reason, Refused, Verdict
-from services.router.inbound.answers import Answer, let_go, refusal
+from services.router.inbound.answers import Answer, in_turn, let_go, refusal
 from services.router.inbound.asked import Asked, Question, asked
 from services.router.inbound.bodies import InvalidBody, demand_of
 from services.router.inbound.line import Held, Line, Turn
@@ -61,6 +62,7 @@ class Mesh:
     circuits: Circuits
     revoked: Callable[[str], bool] = lambda _: False  # by the serial of a certificate
     line: Line = field(default_factory=lambda: Line(FlowControl(Saturation())))
+    outliers: Outliers = field(default_factory=Outliers)
 
     def __post_init__(self) -> None:
         self.requests.freed = self.line.freed
@@ -78,7 +80,10 @@ class Check:
             mesh.requests.in_flight,
             mesh.requests.expectations,
             weights=mesh.requests.weights,
-            conditions=Conditions((Filter(mesh.circuits.open),), mesh.line.flow.saturation.full),
+            conditions=Conditions(
+                (Filter(mesh.circuits.open), Filter(mesh.outliers.out, most_ejected)),
+                mesh.line.flow.saturation.full,
+            ),
         )
         self._limits = limits
         self._grace_s = grace_s
@@ -330,7 +335,7 @@ def _orders(admitted: Admitted, tenant: Tenant, salt: str) -> Iterable[tuple[str
     timeout_ms = max(1, int(admitted.timeout_s * 1000))
     yield "grpc-timeout", f"{timeout_ms}m"
     yield "x-envoy-upstream-rq-timeout-ms", str(timeout_ms)  # Envoy ends what a runtime does not
-    yield "x-evenflow-endpoints", ",".join(admitted.endpoints)
+    yield "x-evenflow-endpoints", in_turn(admitted.endpoints)
 
 
 def _span(question: Asked) -> trace.Span:

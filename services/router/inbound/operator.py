@@ -11,6 +11,7 @@ from evenflow.runtime.v1 import runtime_service_pb2 as runtime_pb
 from services.chassis.callers import AllowedCallers
 from services.chassis.status import ErrorTable, Status
 from services.router.classes import NUMBERS
+from services.router.core.attempts import LostAttempt
 from services.router.core.endings import Ended
 from services.router.core.endpoints import (
     Endpoint,
@@ -76,7 +77,10 @@ class OperatorServicer(RouterServiceServicer):
     async def Explain(  # noqa: N802 - the name is the proto's
         self, request: pb.ExplainRequest, context: grpc.aio.ServicerContext
     ) -> pb.ExplainResponse:
-        return explained(request.request_id, self._requests.find(request.request_id))
+        why = explained(request.request_id, self._requests.find(request.request_id))
+        others = self._requests.other_attempts(request.request_id)
+        why.other_attempts.extend(_attempt(each) for each in others)
+        return why
 
     def _endpoint(self, endpoint: Endpoint) -> pb.Endpoint:
         load = self._requests.load(endpoint.address)
@@ -150,6 +154,21 @@ def _outcome(ended: Ended) -> pb.ExplainResponse.Outcome:
     if ended.first_token_s is not None:
         outcome.time_to_first_token.CopyFrom(_duration(ended.first_token_s))
     return outcome
+
+
+def _attempt(lost: LostAttempt) -> pb.ExplainResponse.Attempt:
+    return pb.ExplainResponse.Attempt(
+        number=lost.number,
+        endpoint=lost.endpoint,
+        prompt_tokens=lost.usage.prompt_tokens,
+        cached_prompt_tokens=lost.usage.cached_prompt_tokens,
+        output_tokens=lost.usage.output_tokens,
+        end=(
+            runtime_pb.ATTEMPT_END_MID_STREAM
+            if lost.has_begun
+            else runtime_pb.ATTEMPT_END_BEFORE_FIRST_TOKEN
+        ),
+    )
 
 
 def runtime_message(state: RuntimeState) -> runtime_pb.WatchStateResponse:

@@ -13,7 +13,7 @@ from evenflow.telemetry.v1 import endpoint_service_pb2 as pb
 from evenflow.telemetry.v1.endpoint_service_pb2_grpc import EndpointServiceStub
 from services.chassis.identity import TlsFiles, channel
 from services.router.core.bands import Band
-from services.router.core.endpoints import Endpoints, Standing
+from services.router.core.endpoints import Endpoint, Endpoints, Standing
 
 _LOOK_EVERY_S = 0.25
 _NUMBERS = {
@@ -23,6 +23,7 @@ _NUMBERS = {
     Standing.READY: pb.ENDPOINT_STATE_READY,
     Standing.LOADING: pb.ENDPOINT_STATE_LOADING,
     Standing.FAILED: pb.ENDPOINT_STATE_FAILED,
+    Standing.EJECTED: pb.ENDPOINT_STATE_EJECTED,
 }
 
 _BANDS = {
@@ -38,16 +39,26 @@ class Counts:
 
 
 async def counts(
-    endpoints: Endpoints, depths: Callable[[], Mapping[Band, int]] = dict
+    endpoints: Endpoints,
+    ejected: Callable[[str, float], str] = lambda *_: "",
+    depths: Callable[[], Mapping[Band, int]] = dict,
 ) -> AsyncIterator[Counts]:
-    """At once, and on each change. `depths`: of the queue. Ends by cancellation alone."""
+    """At once, and on each change. Ends by cancellation alone. `ejected`: as Outliers has it;
+    `depths`: of the queue."""
     said: Counts | None = None
+    clock = asyncio.get_running_loop().time
     while True:
-        now = Counts(Counter(each.standing for each in endpoints.all()), depths())
+        standings = (_standing(each, ejected(each.address, clock())) for each in endpoints.all())
+        now = Counts(Counter(standings), depths())
         if now != said:
             yield now
             said = now
         await asyncio.sleep(_LOOK_EVERY_S)
+
+
+def _standing(endpoint: Endpoint, ejected: str) -> Standing:
+    standing = endpoint.standing
+    return Standing.EJECTED if ejected and standing is Standing.READY else standing
 
 
 class GrpcEndpointStates:

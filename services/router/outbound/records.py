@@ -17,6 +17,7 @@ from evenflow.telemetry.v1 import record_service_pb2 as pb
 from evenflow.telemetry.v1.record_service_pb2_grpc import RecordServiceStub
 from services.chassis.identity import TlsFiles, channel
 from services.router.classes import NUMBERS
+from services.router.core.attempts import LostAttempt
 from services.router.core.endings import Ended
 from services.router.core.requests import Decision, Request
 
@@ -33,11 +34,14 @@ class Record:
     ended: Ended
 
 
+Told = Record | LostAttempt
+
+
 class RecordBuffer:
     """What telemetry has not been told yet; the oldest make way when it is full."""
 
     def __init__(self, *, capacity: int) -> None:
-        self._records: deque[Record] = deque()
+        self._records: deque[Told] = deque()
         self._capacity = capacity
         self._waiting = asyncio.Event()
         self._dropped = 0  # since the last time that it was emptied
@@ -47,15 +51,21 @@ class RecordBuffer:
         return self._dropped
 
     def add(self, request: Request, ended: Ended) -> None:
+        self._add(Record(request, ended))
+
+    def add_attempt(self, lost: LostAttempt) -> None:
+        self._add(lost)
+
+    def _add(self, told: Told) -> None:
         if len(self._records) == self._capacity:
             self._records.popleft()
             self._dropped += 1
             if self._dropped == 1:
                 _log.warning("records.dropping", capacity=self._capacity)
-        self._records.append(Record(request, ended))
+        self._records.append(told)
         self._waiting.set()
 
-    async def batches(self) -> AsyncIterator[Sequence[Record]]:
+    async def batches(self) -> AsyncIterator[Sequence[Told]]:
         """As they fill. What was taken is gone, whatever becomes of it."""
         while True:
             await self._waiting.wait()
@@ -70,7 +80,7 @@ class RecordBuffer:
 
 
 class Telemetry(Protocol):
-    async def report(self, batches: AsyncIterator[Sequence[Record]]) -> None:
+    async def report(self, batches: AsyncIterator[Sequence[Told]]) -> None:
         """Sends until the batches end.
 
         Raises grpc.aio.AioRpcError or OSError when telemetry can't be reached.
@@ -82,7 +92,7 @@ class GrpcTelemetry:
         self._address = address
         self._tls = tls
 
-    async def report(self, batches: AsyncIterator[Sequence[Record]]) -> None:
+    async def report(self, batches: AsyncIterator[Sequence[Told]]) -> None:
         async with channel(self._address, self._tls, server="telemetry") as opened:
             async with asyncio.timeout(_CONNECT_S):
                 await opened.channel_ready()  # no batch is taken for a peer who is away
@@ -90,10 +100,27 @@ class GrpcTelemetry:
 
 
 async def _messages(
-    batches: AsyncIterator[Sequence[Record]],
+    batches: AsyncIterator[Sequence[Told]],
 ) -> AsyncIterator[pb.ReportRequestsRequest]:
     async for batch in batches:
-        yield pb.ReportRequestsRequest(records=[message(each) for each in batch])
+        yield pb.ReportRequestsRequest(
+            records=[message(each) for each in batch if isinstance(each, Record)],
+            lost_attempts=[_lost(each) for each in batch if isinstance(each, LostAttempt)],
+        )
+
+
+def _lost(attempt: LostAttempt) -> pb.LostAttempt:
+    encoded = pb.LostAttempt(
+        request_id=attempt.request_id,
+        attempt=attempt.number,
+        tenant=attempt.tenant,
+        endpoint=attempt.endpoint,
+        model_version=attempt.model_version,
+    )
+    encoded.usage.prompt_tokens = attempt.usage.prompt_tokens
+    encoded.usage.cached_prompt_tokens = attempt.usage.cached_prompt_tokens
+    encoded.usage.output_tokens = attempt.usage.output_tokens
+    return encoded
 
 
 def message(record: Record) -> pb.RequestRecord:

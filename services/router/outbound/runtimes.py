@@ -1,7 +1,7 @@
 """Follows each runtime that the router was told of: its state as a stream, and how to empty it."""
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from contextlib import aclosing, asynccontextmanager
 from typing import Protocol
 
@@ -10,7 +10,6 @@ import structlog
 from evenflow.runtime.v1 import runtime_service_pb2 as pb
 from evenflow.runtime.v1.runtime_service_pb2_grpc import RuntimeServiceStub
 from services.chassis.identity import TlsFiles, channel
-from services.router.core.circuits import Circuits
 from services.router.core.endpoints import (
     Endpoint,
     Endpoints,
@@ -44,6 +43,13 @@ class Runtime(Protocol):
         """Refuses new requests; returns when the running ones have ended."""
 
 
+class Judge(Protocol):
+    """Holds against an endpoint what its requests told: circuits, outliers."""
+
+    def restarted(self, address: str) -> None:
+        """Another process serves there now."""
+
+
 class GrpcRuntime:
     """Opens a channel for each call, so that each reads the certificate that is valid then."""
 
@@ -75,7 +81,7 @@ class RuntimeFollower:
         self,
         endpoints: Endpoints,
         requests: Requests,
-        circuits: Circuits,
+        judges: Sequence[Judge],
         changed: Callable[[], None],
         *,
         silence_s: float,
@@ -83,7 +89,7 @@ class RuntimeFollower:
         self.heard: Callable[[Endpoint], None] = lambda _: None
         self._endpoints = endpoints
         self._requests = requests
-        self._circuits = circuits
+        self._judges = judges
         self._changed = changed
         self._silence_s = silence_s
 
@@ -107,7 +113,8 @@ class RuntimeFollower:
         before = self._endpoints.get(address)
         if self._endpoints.saw(address, state):
             given_up = self._requests.restarted(address)
-            self._circuits.restarted(address)
+            for each in self._judges:
+                each.restarted(address)
             _log.warning("endpoint.restarted", endpoint=address, given_up=len(given_up))
         kv_tokens = state.kv_blocks_total * state.kv_block_tokens
         self._requests.expectations.resize(address, kv_tokens=kv_tokens)

@@ -12,6 +12,7 @@ from services.runtime.core.engine import InvalidInput
 from services.runtime.core.limits import TenantLimits
 
 _PREFIX = "x-evenflow-"
+_ATTEMPT = "x-envoy-attempt-count"
 _MOST_DIGITS = 19  # of 64 bits
 
 
@@ -25,6 +26,7 @@ class Owner:
     cache_salt: str
     limits: TenantLimits
     pool: str  # the boundary that the tenant stays in; empty: the shared pool
+    attempt: int = 1  # of this request, retries and hedges included
 
     @classmethod
     def of(cls, context: grpc.aio.ServicerContext) -> "Owner":
@@ -32,7 +34,7 @@ class Owner:
         said = {
             key.removeprefix(_PREFIX): value
             for key, value in context.invocation_metadata() or ()
-            if key.startswith(_PREFIX) and isinstance(value, str)
+            if key.startswith((_PREFIX, _ATTEMPT)) and isinstance(value, str)
         }
         return cls(
             request_id=_text(said, "request-id"),
@@ -46,6 +48,7 @@ class Owner:
                 output_tokens=_number(said, "max-output-tokens"),
             ),
             pool=said.get("pool", ""),
+            attempt=_number(said, _ATTEMPT) if _ATTEMPT in said else 1,
         )
 
 

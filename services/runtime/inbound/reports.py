@@ -4,6 +4,7 @@ import grpc
 from opentelemetry import trace
 
 from services.chassis.logs import add_facts
+from services.runtime.core.attempts import Attempt
 from services.runtime.core.engine import Engine, Step
 from services.runtime.inbound.owners import Owner
 
@@ -35,6 +36,18 @@ class Report:
         self.cached_tokens = step.cached_prompt_tokens
         if step.finish_reason is not None:
             self._finish_reason = step.finish_reason.value
+
+    def attempt(self) -> Attempt:
+        """As far as it has come."""
+        return Attempt(
+            request_id=self.owner.request_id,
+            number=self.owner.attempt,
+            tenant=self.owner.tenant,
+            prompt_tokens=self.prompt_tokens,
+            cached_prompt_tokens=self.cached_tokens,
+            output_tokens=self.output_tokens,
+            has_begun=self.has_begun,
+        )
 
     def end(self, context: grpc.aio.ServicerContext) -> None:
         context.set_trailing_metadata(self._trailers())

@@ -3,6 +3,7 @@
 import asyncio
 import uuid
 from collections.abc import AsyncIterator
+from contextlib import aclosing
 
 import grpc
 from google.protobuf.duration_pb2 import Duration
@@ -16,6 +17,7 @@ from services.runtime.inbound.serving import Serving
 SERVICE = "evenflow.runtime.v1.RuntimeService"
 CALLERS = {
     f"/{SERVICE}/WatchState": frozenset({"router"}),
+    f"/{SERVICE}/WatchAttempts": frozenset({"router"}),
     f"/{SERVICE}/Drain": frozenset({"router", "operator"}),
 }
 
@@ -34,6 +36,7 @@ class StateServicer(RuntimeServiceServicer):
     def stop(self) -> None:
         """Ends every stream, so that routers know at once."""
         self._stopping.set()
+        self._serving.attempts.stop()
 
     async def WatchState(  # noqa: N802 - the name is the proto's
         self, request: pb.WatchStateRequest, context: grpc.aio.ServicerContext
@@ -44,6 +47,13 @@ class StateServicer(RuntimeServiceServicer):
             if pace.is_due((state.models[0].readiness, state.draining), _counts(state)):
                 yield state
             await asyncio.sleep(_LOOK_EVERY_S)
+
+    async def WatchAttempts(  # noqa: N802 - the name is the proto's
+        self, request: pb.WatchAttemptsRequest, context: grpc.aio.ServicerContext
+    ) -> AsyncIterator[pb.WatchAttemptsResponse]:
+        async with aclosing(self._serving.attempts.watch()) as attempts:
+            async for each in attempts:
+                yield each
 
     async def Drain(  # noqa: N802 - the name is the proto's
         self, request: pb.DrainRequest, context: grpc.aio.ServicerContext

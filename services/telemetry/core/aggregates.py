@@ -12,7 +12,7 @@ from services.telemetry.core.histograms import (
     Histogram,
 )
 from services.telemetry.core.labels import Labels, Series
-from services.telemetry.core.records import Observation
+from services.telemetry.core.records import LostAttempt, Observation, Usage
 from services.telemetry.core.windows import Window
 
 
@@ -52,6 +52,7 @@ class Aggregates:
         self._slots = slots
         self._series: dict[Series, SeriesTotals] = {}
         self._models: dict[str, ModelTotals] = {}
+        self._lost: dict[str, Counter[str]] = {}
 
     @property
     def series(self) -> Mapping[Series, SeriesTotals]:
@@ -60,6 +61,15 @@ class Aggregates:
     @property
     def models(self) -> Mapping[str, ModelTotals]:
         return self._models
+
+    @property
+    def lost_tokens(self) -> Mapping[str, Counter[str]]:
+        """Of attempts that no series counts, by tenant and kind."""
+        return self._lost
+
+    def take_lost(self, attempt: LostAttempt) -> None:
+        tokens = self._lost.setdefault(self._labels.tenant(attempt.tenant), Counter())
+        _count_tokens(tokens, attempt.usage)
 
     def take(self, seen: Observation, now_s: float) -> "Named":
         """Counts one request, and returns the names that it was counted under."""
@@ -71,7 +81,8 @@ class Aggregates:
                 window.add(value, now_s)
         totals.requests[named.outcome] += 1
         totals.attempts += seen.attempts
-        _count_tokens(totals.tokens, seen)
+        if seen.usage is not None:
+            _count_tokens(totals.tokens, seen.usage)
         self._take_model(series.model, seen, named.error_type)
         return named
 
@@ -125,8 +136,7 @@ def _times(totals: SeriesTotals, seen: Observation) -> Iterator[tuple[Window, fl
     yield totals.queue_wait, seen.queue_wait_s
 
 
-def _count_tokens(tokens: Counter[str], seen: Observation) -> None:
-    if seen.usage is not None:
-        tokens["prompt"] += seen.usage.prompt_tokens
-        tokens["cached_prompt"] += seen.usage.cached_prompt_tokens
-        tokens["output"] += seen.usage.output_tokens
+def _count_tokens(tokens: Counter[str], usage: Usage) -> None:
+    tokens["prompt"] += usage.prompt_tokens
+    tokens["cached_prompt"] += usage.cached_prompt_tokens
+    tokens["output"] += usage.output_tokens

@@ -42,9 +42,13 @@ class Labels:
         it a label, or one caller's typing would use up everybody's.
         """
         model = _bounded(self._models, observation.model, new=bool(observation.engine))
-        tenant = _bounded(self._tenants, observation.tenant) if observation.tenant else NOBODY
+        tenant = self.tenant(observation.tenant)
         series = Series(model, tenant, observation.workload_class.value)
         return series if self._series.admits(series) else series._replace(tenant=OTHER)
+
+    def tenant(self, name: str) -> str:
+        """At most `max_tenants`, and two."""
+        return _bounded(self._tenants, name) if name else NOBODY
 
     def reason(self, observation: Observation) -> str:
         """Empty when there was none."""

@@ -48,6 +48,14 @@ class Usage:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class LostAttempt:
+    """What an attempt took that no observation counts."""
+
+    tenant: str
+    usage: Usage
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Observation:
     """Times are in seconds from the moment that the router was asked."""
 

@@ -22,6 +22,7 @@ STATES = {  # what a newer router calls a state that we don't know is left out
     pb.ENDPOINT_STATE_READY: "ready",
     pb.ENDPOINT_STATE_LOADING: "loading",
     pb.ENDPOINT_STATE_FAILED: "failed",
+    pb.ENDPOINT_STATE_EJECTED: "ejected",
 }
 
 

@@ -84,6 +84,7 @@ class MeshCollector(Collector):
         for name, meaning, window_of in _SUMMARIES:
             yield self._summary(name, meaning, window_of, now_s)
         yield from self._counters()
+        yield self._lost_tokens()
         yield from self._histograms()
         yield self._endpoint_states()
         yield self._queues()
@@ -133,6 +134,17 @@ class MeshCollector(Collector):
                 tokens.add_metric((*series, kind), count)
             attempts.add_metric(series, totals.attempts)
         return iter((requests, tokens, attempts))
+
+    def _lost_tokens(self) -> Metric:
+        family = CounterMetricFamily(
+            "evenflow_lost_attempt_tokens",
+            "Tokens of attempts that no request counts: losers of hedges, and those cut off.",
+            labels=("tenant", "kind"),
+        )
+        for tenant, tokens in self._aggregates.lost_tokens.items():
+            for kind, count in tokens.items():
+                family.add_metric((tenant, kind), count)
+        return family
 
     def _endpoint_states(self) -> Metric:
         family = GaugeMetricFamily(

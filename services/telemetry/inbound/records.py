@@ -1,18 +1,20 @@
 """Takes the routers' request records: decode, count, no decisions."""
 
-from collections.abc import AsyncIterator, Callable
+import itertools
+from collections.abc import AsyncIterator, Callable, Iterable
 
 import grpc
 import structlog
 from google.protobuf.duration_pb2 import Duration
 
-from evenflow.inference.v1 import workload_class_pb2
+from evenflow.inference.v1 import inference_service_pb2, workload_class_pb2
 from evenflow.telemetry.v1 import record_service_pb2 as pb
 from evenflow.telemetry.v1 import record_service_pb2_grpc as pb_grpc
 from services.chassis.logs import add_facts
 from services.telemetry.core.records import (
     CODES,
     InvalidObservation,
+    LostAttempt,
     Observation,
     Usage,
     WorkloadClass,
@@ -33,8 +35,13 @@ _log = structlog.get_logger(__name__)
 class RecordServicer(pb_grpc.RecordServiceServicer):
     """A record that makes no sense is counted and left out; its stream goes on."""
 
-    def __init__(self, take: Callable[[Observation], None]) -> None:
+    def __init__(
+        self,
+        take: Callable[[Observation], None],
+        take_lost: Callable[[LostAttempt], None] = lambda _: None,
+    ) -> None:
         self._take = take
+        self._take_lost = take_lost
         self._streams = OpenStreams()
         self.taken = 0
         self.refused = 0
@@ -59,17 +66,24 @@ class RecordServicer(pb_grpc.RecordServiceServicer):
 
     def _take_all(self, request: pb.ReportRequestsRequest) -> int:
         taken = 0
-        for record in request.records:
+        each: Iterable[pb.RequestRecord | pb.LostAttempt]
+        each = itertools.chain(request.records, request.lost_attempts)
+        for record in each:
             try:
-                observation = decode(record)
+                self._take_one(record)
             except InvalidObservation as error:
                 self.refused += 1
                 _log.warning("record.refused", problem=str(error), request_id=record.request_id)
             else:
-                self._take(observation)
                 taken += 1
         self.taken += taken
         return taken
+
+    def _take_one(self, record: pb.RequestRecord | pb.LostAttempt) -> None:
+        if isinstance(record, pb.LostAttempt):
+            self._take_lost(LostAttempt(tenant=record.tenant, usage=_usage(record.usage)))
+        else:
+            self._take(decode(record))
 
 
 def decode(record: pb.RequestRecord) -> Observation:
@@ -88,18 +102,16 @@ def decode(record: pb.RequestRecord) -> Observation:
         queue_wait_s=_seconds(wait),
         time_to_first_token_s=_seconds(first),
         duration_s=_seconds(record.duration) or 0.0,
-        usage=_usage(record),
+        usage=_usage(record.usage) if record.HasField("usage") else None,
         attempts=record.attempts,
     )
 
 
-def _usage(record: pb.RequestRecord) -> Usage | None:
-    if not record.HasField("usage"):
-        return None
+def _usage(usage: inference_service_pb2.Usage) -> Usage:
     return Usage(
-        prompt_tokens=record.usage.prompt_tokens,
-        cached_prompt_tokens=record.usage.cached_prompt_tokens,
-        output_tokens=record.usage.output_tokens,
+        prompt_tokens=usage.prompt_tokens,
+        cached_prompt_tokens=usage.cached_prompt_tokens,
+        output_tokens=usage.output_tokens,
     )
 
 

@@ -81,14 +81,14 @@ async def one_chunk(_: Any) -> AsyncIterator[Any]:
 
 @asynccontextmanager
 async def running_gateway(
-    folder: Path, identities: Identities | None = None, **plane: Any
+    folder: Path, identities: Identities | None = None, *, runtimes: int = 2, **plane: Any
 ) -> AsyncIterator[Gateway]:
     """`plane` are fields of DataPlane that differ from a plain one."""
     identities = identities or Identities(folder / "certs")
     async with AsyncExitStack() as stack:
-        runtimes = [ScriptedRuntime(one_chunk) for _ in range(2)]
+        made = [ScriptedRuntime(one_chunk) for _ in range(runtimes)]
         tls = identities.service("runtime")
-        started = [await stack.enter_async_context(serving(each, tls)) for each in runtimes]
+        started = [await stack.enter_async_context(serving(each, tls)) for each in made]
         snapshot = Snapshot(
             data_plane=_plane(plane),
             tls=material(identities.service("gateway")),
@@ -114,7 +114,7 @@ async def running_gateway(
             discovery=discovery,
             check=check,
             log=log,
-            runtimes=runtimes,
+            runtimes=made,
             identities=identities,
             http=http,
             channel=caller,
@@ -162,7 +162,7 @@ def _always(answer: Any) -> Any:
 async def serving(
     runtime: ScriptedRuntime, tls: TlsFiles
 ) -> AsyncIterator[tuple[grpc.aio.Server, int]]:
-    server = grpc.aio.server(options=[("grpc.so_reuseport", 0)])
+    server = grpc.aio.server(options=[("grpc.so_reuseport", 0), ("grpc.http2.max_ping_strikes", 0)])
     add_ChatServiceServicer_to_server(runtime, server)
     add_InferenceServiceServicer_to_server(runtime, server)
     port = server.add_secure_port("127.0.0.1:0", server_credentials(tls))

@@ -51,6 +51,12 @@ class Servicer(pb_grpc.RuntimeServiceServicer):
         self.error = error
         self.closed = asyncio.Event()
 
+    async def WatchAttempts(  # noqa: N802 - the name is the proto's
+        self, request: pb.WatchAttemptsRequest, context: grpc.aio.ServicerContext
+    ) -> AsyncIterator[pb.WatchAttemptsResponse]:
+        for _ in ():
+            yield pb.WatchAttemptsResponse()
+
     async def Drain(  # noqa: N802 - the name is the proto's
         self, request: pb.DrainRequest, context: grpc.aio.ServicerContext
     ) -> pb.DrainResponse:

@@ -175,6 +175,15 @@ def test_explain_tells_a_request_s_story(tmp_path: Path) -> None:
         queue_band="batch",
         queued_ahead=12,
         outcome=router.ExplainResponse.Outcome(endpoint="b:2", grpc_code=4, attempts=1),
+        other_attempts=[
+            router.ExplainResponse.Attempt(
+                number=2,
+                endpoint="c:3",
+                prompt_tokens=20,
+                output_tokens=7,
+                end=runtime.ATTEMPT_END_MID_STREAM,
+            )
+        ],
     )
 
     with scripted_mesh(Script(explained=explained), tmp_path, service="router") as mesh:
@@ -186,6 +195,7 @@ def test_explain_tells_a_request_s_story(tmp_path: Path) -> None:
     assert "DEADLINE_EXCEEDED" in result.stdout
     assert "draining" in result.stdout
     assert "behind others, in the band batch, 12 ahead" in result.stdout
+    assert "attempt 2 by c:3, after its first token: 20 prompt tokens" in result.stdout
     assert (unknown.exit_code, "REQUEST_NOT_FOUND" in unknown.stderr) == (1, True)
 
 

@@ -73,7 +73,7 @@ def test_the_runtime_and_envoy_are_told_all_they_need() -> None:
         "x-evenflow-max-output-tokens": "1024",
         "grpc-timeout": "5000m",
         "x-envoy-upstream-rq-timeout-ms": "5000",
-        "x-evenflow-endpoints": f"{A},{B}",
+        "x-evenflow-endpoints": f"{A},{B},{A}",
     }
     assert len(salt) == 64
 
@@ -92,7 +92,7 @@ def test_each_admission_weighs_on_the_next_pick() -> None:
     second = answer(check_request(x_request_id="r2"), shared)
 
     picks = [headers(each)["x-evenflow-endpoints"] for each in (first, second)]
-    assert picks == [f"{A},{B}", f"{B},{A}"]
+    assert picks == [f"{A},{B},{A}", f"{B},{A},{B}"]
 
 
 def test_a_half_open_circuit_is_tried_by_one_request() -> None:
@@ -106,7 +106,7 @@ def test_a_half_open_circuit_is_tried_by_one_request() -> None:
     next_one = answer(check_request(x_request_id="r2"), shared)
 
     picks = [headers(each)["x-evenflow-endpoints"] for each in (tried, next_one)]
-    assert picks == [f"{A},{B}", B]
+    assert picks == [f"{A},{B},{A}", f"{B},{B},{B}"]
 
 
 def test_a_slot_waits_for_the_deadline_and_the_grace() -> None:

@@ -118,7 +118,7 @@ def test_it_goes_when_a_slot_is_freed_and_has_waited_as_long() -> None:
         router.end("full0")
         await asyncio.sleep(0)
 
-        assert headers(caller.answer)["x-evenflow-endpoints"] == f"{A},{B}"
+        assert headers(caller.answer)["x-evenflow-endpoints"] == f"{A},{B},{A}"
         assert headers(caller.answer)["grpc-timeout"] == "16000m"
         decision = router.decision()
         assert decision.queue_wait_s == pytest.approx(4.0)
@@ -156,7 +156,7 @@ def test_one_that_fills_the_queue_while_an_endpoint_has_come_goes_there() -> Non
         router.heard(B)
         await asyncio.sleep(0)
 
-        assert headers(caller.answer)["x-evenflow-endpoints"] == f"{B},{A}"
+        assert headers(caller.answer)["x-evenflow-endpoints"] == f"{B},{A},{B}"
 
     run(scenario)
 

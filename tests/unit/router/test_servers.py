@@ -79,7 +79,7 @@ async def served(folder: Path) -> AsyncIterator[Sidecar]:
         of,
         catalogue,
         discovery=Discovery(),
-        access_log=AccessLogServicer(of.requests, of.circuits, record),
+        access_log=AccessLogServicer(of.requests, of.circuits, record, outliers=of.outliers),
     )
     server.listen(Address(address), None)
     await check.listen(folder / "check.sock")
@@ -152,10 +152,10 @@ def test_what_becomes_of_requests_opens_a_circuit_whatever_the_wall_clock_says(
         await sidecar.log(iter([well]))
         for at in range(1, 1 + OPENS_AFTER):
             answer = await sidecar.check(check_request(x_request_id=f"r{at}"))
-            assert answer.headers["x-evenflow-endpoints"] == f"{A},{B}"
+            assert answer.headers["x-evenflow-endpoints"] == f"{A},{B},{A}"
             await sidecar.log(iter([moved_on(f"r{at}")]))
         answer = await sidecar.check(check_request(x_request_id="last"))
-        assert answer.headers["x-evenflow-endpoints"] == B
+        assert answer.headers["x-evenflow-endpoints"] == f"{B},{B},{B}"
 
     run(tmp_path, scenario)
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from evenflow.inference.v1 import inference_service_pb2 as inference_pb
 from services.router.core.admission import Pool, TimeLimits
+from services.router.core.attempts import LostAttempt
 from services.router.core.circuits import Circuits
 from services.router.core.demands import Demand, Output, Prompt, WorkloadClass
 from services.router.core.endings import Ended, Usage
@@ -131,6 +132,18 @@ def ended(request_id: str = "r1", **changes: Any) -> Ended:
         "attempts": 1,
     }
     return Ended(request_id, **{**values, **changes})
+
+
+def lost(request_id: str = "r1", **changes: Any) -> LostAttempt:
+    values: dict[str, Any] = {
+        "number": 1,
+        "tenant": "acme",
+        "endpoint": A,
+        "model_version": "1",
+        "usage": Usage(10, 4, 7),
+        "has_begun": True,
+    }
+    return LostAttempt(request_id, **{**values, **changes})
 
 
 def framed(message: bytes) -> bytes:

@@ -5,6 +5,7 @@ import time
 from prometheus_client.parser import text_string_to_metric_families
 
 from services.telemetry.core.aggregates import Aggregates
+from services.telemetry.core.records import LostAttempt, Usage
 from services.telemetry.inbound.exposition import MeshCollector, rendering
 from tests.unit.telemetry.observations import REFUSED, aggregates, observed
 
@@ -68,6 +69,20 @@ def test_outcomes_tokens_and_attempts_are_counted() -> None:
     assert tokens == [40, 32, 22]
     assert value(counted, "evenflow_attempts_total", **SERIES) == 4
     assert value(counted, "evenflow_telemetry_records_total") == 7
+
+
+def test_tokens_of_lost_attempts_are_counted_apart() -> None:
+    counted = aggregates(max_tenants=1)
+    usage = Usage(prompt_tokens=20, cached_prompt_tokens=16, output_tokens=11)
+    for tenant in ("acme", "acme", "globex"):
+        counted.take_lost(LostAttempt(tenant=tenant, usage=usage))
+
+    name = "evenflow_lost_attempt_tokens_total"
+    assert value(counted, name, tenant="acme", kind="prompt") == 40
+    assert value(counted, name, tenant="acme", kind="cached_prompt") == 32
+    assert value(counted, name, tenant="acme", kind="output") == 22
+    assert value(counted, name, tenant="other", kind="output") == 11
+    assert not counted.series
 
 
 def test_opentelemetrys_histograms_know_successes_apart_from_failures() -> None:

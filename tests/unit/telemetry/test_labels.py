@@ -47,6 +47,15 @@ def test_a_word_that_a_caller_made_up_is_no_label() -> None:
     assert bounded.series(REFUSED).model == "smollm2"
 
 
+def test_the_tenants_of_lost_attempts_share_the_bound() -> None:
+    bounded = labels(tenants=2)
+    bounded.series(observed(tenant="a"))
+
+    tenants = [bounded.tenant(name) for name in ("b", "c", "a", "")]
+
+    assert tenants == ["b", OTHER, "a", NOBODY]
+
+
 def test_an_unknown_caller_is_nobody() -> None:
     assert labels().series(observed(tenant="")).tenant == NOBODY
 

@@ -12,11 +12,12 @@ import pytest
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2_grpc import TraceServiceStub
 from structlog.testing import capture_logs
 
+from evenflow.inference.v1.inference_service_pb2 import Usage as UsageMessage
 from evenflow.telemetry.v1 import record_service_pb2 as pb
 from evenflow.telemetry.v1.record_service_pb2_grpc import RecordServiceStub
 from services.chassis.environ import address
 from services.chassis.identity import TlsFiles, channel
-from services.telemetry.core.records import Observation
+from services.telemetry.core.records import LostAttempt, Observation, Usage
 from services.telemetry.inbound.endpoints import EndpointServicer
 from services.telemetry.inbound.records import RecordServicer
 from services.telemetry.inbound.spans import TraceServicer
@@ -32,6 +33,7 @@ class Served:
     records: RecordServicer
     endpoints: EndpointServicer
     observed: list[Observation]
+    lost: list[LostAttempt]
     counted: asyncio.Event  # set at the first
     sink: FakeSink
     where: str
@@ -42,26 +44,29 @@ class Served:
 async def serving(folder: Path) -> AsyncIterator[Served]:
     identities = Identities(folder)
     tls, observed, sink = identities.service("telemetry"), list[Observation](), FakeSink()
-    counted = asyncio.Event()
+    lost, counted = list[LostAttempt](), asyncio.Event()
 
     def take(observation: Observation) -> None:
         observed.append(observation)
         counted.set()
 
-    records = RecordServicer(take)
+    records = RecordServicer(take, lost.append)
     endpoints = EndpointServicer()
     server = build_server(tls, records, TraceServicer(sink), endpoints)
     port = server.listen(address("127.0.0.1:0"), tls)
     await server.grpc.start()
     try:
         where = f"127.0.0.1:{port}"
-        yield Served(records, endpoints, observed, counted, sink, where, identities)
+        yield Served(records, endpoints, observed, lost, counted, sink, where, identities)
     finally:
         await server.grpc.stop(None)
 
 
 async def report(calls: grpc.aio.Channel, *records: pb.RequestRecord) -> int:
-    requests = [pb.ReportRequestsRequest(records=[each]) for each in records]
+    return await send(calls, *(pb.ReportRequestsRequest(records=[each]) for each in records))
+
+
+async def send(calls: grpc.aio.Channel, *requests: pb.ReportRequestsRequest) -> int:
     response = await RecordServiceStub(calls).ReportRequests(iter(requests), timeout=10)
     taken: int = response.records
     return taken
@@ -100,6 +105,23 @@ def test_a_routers_records_are_counted(tmp_path: Path) -> None:
 
     assert served.observed == [ORDINARY, ORDINARY]
     assert served.records.taken == 2
+
+
+def test_lost_attempts_are_counted_apart_and_senseless_ones_left_out(tmp_path: Path) -> None:
+    usage = UsageMessage(prompt_tokens=20, cached_prompt_tokens=16, output_tokens=11)
+    good = pb.LostAttempt(request_id="r1", attempt=2, tenant="acme", usage=usage)
+    bad = pb.LostAttempt(tenant="acme", usage=UsageMessage(output_tokens=-1))
+    told = pb.ReportRequestsRequest(records=[record()], lost_attempts=[bad, good])
+
+    served = against(tmp_path, lambda calls: send(calls, told), service("router"))
+
+    assert served.observed == [ORDINARY]
+    assert served.lost == [
+        LostAttempt(
+            tenant="acme", usage=Usage(prompt_tokens=20, cached_prompt_tokens=16, output_tokens=11)
+        )
+    ]
+    assert (served.records.taken, served.records.refused) == (2, 1)
 
 
 def test_a_record_that_makes_no_sense_does_not_end_its_stream(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ from datetime import timedelta
 from envoy_data_plane.envoy.config.cluster.v3 import (
     CircuitBreakers,
     CircuitBreakersThresholds,
+    CircuitBreakersThresholdsRetryBudget,
     Cluster,
     ClusterDiscoveryType,
     ClusterEdsClusterConfig,
@@ -33,6 +34,7 @@ from envoy_data_plane.envoy.extensions.upstreams.http.v3 import (
     HttpProtocolOptions,
     HttpProtocolOptionsExplicitHttpConfig,
 )
+from envoy_data_plane.envoy.type.v3 import Percent
 from envoy_data_plane.google.protobuf import Any
 
 from services.router.core.snapshot import DataPlane, HostPort
@@ -51,6 +53,11 @@ CONNECT_TIMEOUT = timedelta(seconds=1)
 STREAM_WINDOW = 256 << 10
 CONNECTION_WINDOW = 1 << 30
 UNLIMITED = 1_000_000  # the router's own queue has the limits; Envoy's default is 1,024 requests
+# Of all attempts under way one in five may be a retry or a hedge: a quarter more attempts than
+# requests at most, of which hedges take a tenth. So many may be whatever their share, for the death
+# of a runtime in a small mesh.
+RETRIES_PERCENT = 20.0
+RETRIES_ALWAYS = 32
 # A runtime that is frozen or cut off is noticed 0.5 to 0.73 s after its last word: what it has not
 # begun to answer moves on, what it has ends. Its gRPC core answers pings in threads of its own,
 # without Python, so a busy runtime is no frozen one. Envoy's jitter, 15 %, stays.
@@ -85,7 +92,7 @@ def _runtime(trust_domain: str) -> Cluster:
         eds_cluster_config=ClusterEdsClusterConfig(eds_config=over_ads()),
         connect_timeout=CONNECT_TIMEOUT,
         load_balancing_policy=_as_the_router_says(),
-        circuit_breakers=_unlimited(),
+        circuit_breakers=_unlimited(_retry_budget()),
         transport_socket=tls_to("runtime", trust_domain),
         typed_extension_protocol_options=_http2(_RUNTIME_PINGS),
     )
@@ -119,14 +126,23 @@ def _as_the_router_says() -> LoadBalancingPolicy:
     return LoadBalancingPolicy(policies=[LoadBalancingPolicyPolicy(typed_extension_config=config)])
 
 
-def _unlimited() -> CircuitBreakers:
+def _unlimited(
+    retries: CircuitBreakersThresholdsRetryBudget | None = None,
+) -> CircuitBreakers:
     thresholds = CircuitBreakersThresholds(
         max_connections=UNLIMITED,
         max_pending_requests=UNLIMITED,
         max_requests=UNLIMITED,
         max_retries=UNLIMITED,
+        retry_budget=retries,
     )
     return CircuitBreakers(thresholds=[thresholds])
+
+
+def _retry_budget() -> CircuitBreakersThresholdsRetryBudget:
+    return CircuitBreakersThresholdsRetryBudget(
+        budget_percent=Percent(value=RETRIES_PERCENT), min_retry_concurrency=RETRIES_ALWAYS
+    )
 
 
 def _http2(pings: KeepaliveSettings) -> dict[str, Any]:

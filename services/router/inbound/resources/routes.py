@@ -26,6 +26,7 @@ from envoy_data_plane.envoy.type.matcher.v3 import RegexMatcher, StringMatcher
 from envoy_data_plane.google.protobuf import Any
 
 from services.router.core.snapshot import DataPlane
+from services.router.inbound.answers import RETRIES
 from services.router.inbound.resources.filters import CHECK, CORS, OPENAI_FILTERS
 from services.router.inbound.resources.names import (
     FRONT_END,
@@ -54,7 +55,6 @@ TO_ROUTER = (  # prefixes
 # Only what shows that no token was made. The runtime sends its headers with its first token, so
 # nothing is retried after it. 5xx is not among them: a bug is not cured by another try.
 RETRY_ON = "connect-failure,refused-stream,reset-before-request,reset,unavailable"
-RETRIES = 2
 # gRPC's only method. HTTP/2 lets callers make up others, and Envoy asks the router with theirs.
 _POST = HeaderMatcher(name=":method", string_match=StringMatcher(exact="POST"))
 
