@@ -7,6 +7,7 @@ from typing import Self
 
 from services.chassis import environ
 from services.chassis.environ import Address, setting
+from services.router.core.hedge_budget import MOST_SHARE
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -98,6 +99,11 @@ class Config:
     trace_share: float = setting(
         environ.share, default=1.0, help="share of traces begun at the gateway, 0 to 1"
     )
+    hedge_share: float = setting(
+        environ.share,
+        default=0.05,
+        help="second arms for late first tokens, as a share of requests; 0 is none, 0.1 the most",
+    )
     drain_s: float = setting(
         environ.positive, default=2.0, help="how long running calls may go on after SIGTERM"
     )
@@ -107,6 +113,11 @@ class Config:
             raise ValueError("runtimes must name at least one address")
         if self.longest_timeout_s > _DAY_S:
             raise ValueError(f"longest_timeout_s must be at most {_DAY_S}")
+        if self.hedge_share > MOST_SHARE:
+            raise ValueError(
+                f"hedge_share must be at most {MOST_SHARE}, got {self.hedge_share}: more hedges"
+                " than that would make slow runtimes slower"
+            )
 
     @classmethod
     def from_environ(cls, variables: Mapping[str, str]) -> Self:

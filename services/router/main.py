@@ -26,6 +26,7 @@ from services.router.core.admission import TimeLimits
 from services.router.core.circuits import Circuits
 from services.router.core.demands import WorkloadClass
 from services.router.core.endpoints import Endpoints
+from services.router.core.hedging import Hedging
 from services.router.core.models import Catalogue
 from services.router.core.requests import Requests
 from services.router.core.snapshot import DataPlane, HostPort
@@ -132,6 +133,7 @@ def _parts(config: Config, salts: CacheSalts) -> _Parts:
             salts,
             Circuits(_say),
             Revocations(gateway.revocations).has_serial,
+            Hedging(config.hedge_share),
         ),
         catalogue=Catalogue(),
         discovery=discovery,
@@ -185,7 +187,8 @@ async def _wait_until_known(mesh: Mesh) -> None:
 
 def _access_log(config: Config, parts: _Parts) -> AccessLogServicer:
     record = parts.records.add if config.telemetry else None
-    return AccessLogServicer(parts.mesh.requests, parts.mesh.circuits, record)
+    mesh = parts.mesh
+    return AccessLogServicer(mesh.requests, mesh.circuits, record, mesh.hedging)
 
 
 @dataclass(frozen=True, slots=True)

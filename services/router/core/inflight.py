@@ -27,6 +27,7 @@ class Load:
 class InFlight:
     def __init__(self) -> None:
         self._slots: dict[str, Slot] = {}
+        self._arms: dict[str, str] = {}  # where a request's second arm runs
         self._loads: dict[str, Load] = {}
         self._timers: list[tuple[float, str]] = []  # a heap; may name slots that are free again
 
@@ -51,12 +52,27 @@ class InFlight:
         if len(self._timers) > 2 * len(self._slots) + _SPARE_TIMERS:
             self._clear_timers()
 
+    def add_arm(self, request_id: str, address: str) -> bool:
+        """A hedge: its request's tokens weigh there, too. False: no slot, or its arm is known."""
+        slot = self._slots.get(request_id)
+        if slot is None or request_id in self._arms:
+            return False
+        self._arms[request_id] = address
+        self._add(address, slot.tokens, 1)
+        return True
+
+    def has_arm(self, request_id: str) -> bool:
+        return request_id in self._arms
+
     def end(self, request_id: str) -> bool:
         """Frees the slot; False when it was free already or never taken."""
         slot = self._slots.pop(request_id, None)
         if slot is None:
             return False
         self._add(slot.address, -slot.tokens, -1)
+        arm = self._arms.pop(request_id, None)
+        if arm is not None:
+            self._add(arm, -slot.tokens, -1)
         return True
 
     def expire(self, now_s: float) -> Sequence[str]:

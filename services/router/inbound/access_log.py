@@ -15,9 +15,10 @@ from envoy.service.accesslog.v3.als_pb2_grpc import AccessLogServiceServicer
 
 from services.router.core.circuits import Circuits, outcomes
 from services.router.core.endings import Code, Ended
-from services.router.core.picking import usable
+from services.router.core.hedge_endings import took_s
+from services.router.core.hedging import Hedging
 from services.router.core.requests import Decision, Request, Requests
-from services.router.inbound.log_entries import ended
+from services.router.inbound.log_entries import arm, ended
 
 _QUIET = ("/grpc.health.v1.Health/", "/grpc.reflection.")  # asked every second by machines
 _log = structlog.get_logger("request")
@@ -31,7 +32,9 @@ class AccessLogServicer(AccessLogServiceServicer):  # type: ignore[misc] # xds-p
         requests: Requests,
         circuits: Circuits,
         record: Callable[[Request, Ended], None] | None,
+        hedging: Hedging,
     ) -> None:
+        self._hedging = hedging
         self._requests = requests
         self._circuits = circuits
         self._record = record
@@ -55,12 +58,21 @@ class AccessLogServicer(AccessLogServiceServicer):  # type: ignore[misc] # xds-p
     async def _read(self, messages: AsyncIterator[Any]) -> None:
         async for message in messages:
             for entry in message.http_logs.log_entry:
-                self._take(ended(entry))
+                sent = arm(entry)
+                if sent is None:
+                    self._take(ended(entry))
+                elif self._requests.arm_sent(sent.request_id, sent.endpoint):
+                    now_s = asyncio.get_running_loop().time()
+                    self._hedging.budget.spend(sent.request_id, now_s)
 
     def _take(self, end: Ended) -> None:
+        is_paid = self._requests.has_arm(end.request_id)
         request = self._requests.end(end)
         if request is None or end.method.startswith(_QUIET):
             return
+        end = request.ended or end
+        if request.decision is not None:
+            self._learn_times(request.decision, end, is_paid=is_paid)
         if request.decision is not None:
             self._learn(request.decision, end)
         if self._record and (request.decision is None or request.decision.for_runtime):
@@ -71,8 +83,19 @@ class AccessLogServicer(AccessLogServiceServicer):  # type: ignore[misc] # xds-p
         now_s = asyncio.get_running_loop().time()
         # Not Envoy's own time of its beginning: a wall clock jumps. This is 100 ms late at most.
         began_s = now_s - end.duration_s
-        for outcome in outcomes(usable(decision.candidates), end):
+        for outcome in outcomes(decision.order, end):
             self._circuits.learn(outcome, began_s=began_s, now_s=now_s)
+
+    def _learn_times(self, decision: Decision, end: Ended, *, is_paid: bool) -> None:
+        now_s = asyncio.get_running_loop().time()
+        if decision.plan is not None and not is_paid:
+            if end.attempts > 1:  # the word on its arm was lost, or comes later
+                self._hedging.budget.spend(end.request_id, now_s)
+            else:
+                self._hedging.budget.release(end.request_id)
+        took = took_s(end, decision.plan)
+        if took is not None and decision.output_tokens:
+            self._hedging.first_tokens.learn(decision.model, decision.prompt_tokens, took, now_s)
 
 
 def write_line(request: Request, end: Ended) -> None:
@@ -86,6 +109,7 @@ def write_line(request: Request, end: Ended) -> None:
         "tenant": end.tenant,
         "endpoint": end.endpoint,
         "attempts": end.attempts,
+        "hedge": ("won" if end.hedge_won else "lost") if end.hedged else None,
         "prompt_tokens": usage.prompt_tokens if usage else None,
         "cached_tokens": usage.cached_prompt_tokens if usage else None,
         "output_tokens": usage.output_tokens if usage else None,

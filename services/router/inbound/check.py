@@ -5,7 +5,7 @@ one before. A span only when the trace is sampled.
 """
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from opentelemetry import trace
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
@@ -14,6 +14,7 @@ from services.router.core.admission import Pool, TimeLimits, decide
 from services.router.core.circuits import Circuits
 from services.router.core.demands import Demand, InvalidDemand, WorkloadClass
 from services.router.core.endpoints import Endpoints
+from services.router.core.hedging import Hedgeable, HedgePlan, Hedging, NotHedged, arranged
 from services.router.core.inflight import Slot
 from services.router.core.requests import Decision, Requests
 from services.router.core.tenants import CacheSalts, Caller, PolicyView, Tenant, Tenants
@@ -42,6 +43,7 @@ class Mesh:
     salts: CacheSalts
     circuits: Circuits
     revoked: Callable[[str], bool] = lambda _: False  # by the serial of a certificate
+    hedging: Hedging = field(default_factory=lambda: Hedging(0.0))
 
 
 class Check:
@@ -60,7 +62,8 @@ class Check:
         question = asked(from_envoy, self._mesh.requests.knows)
         span = _span(question) if question.trace()[1] else None
         judged = self._judge(question, now_s)
-        decision = _decision(question, judged, waited_s=self._clock() - now_s)
+        hedge = self._hedge(judged, now_s)
+        decision = _decision(question, judged, hedge, waited_s=self._clock() - now_s)
         if span is not None:
             span.set_attributes(_attributes(decision, judged.verdict))
             span.end()
@@ -99,6 +102,20 @@ class Check:
             limits=self._limits,
         )
 
+    def _hedge(self, judged: "_Judged", now_s: float) -> HedgePlan | NotHedged | None:
+        admitted = judged.verdict
+        if not isinstance(admitted, Admitted) or judged.demand is None:
+            return None
+        asked = Hedgeable(
+            model=judged.demand.model,
+            workload_class=admitted.workload_class,
+            uncached_prompt_tokens=admitted.prompt_tokens,
+            output_tokens=admitted.output_tokens,
+            endpoints=admitted.endpoints,
+            timeout_s=admitted.timeout_s,
+        )
+        return self._mesh.hedging.decide(asked, self._mesh.endpoints.is_free, now_s)
+
     def _answer(
         self, question: Asked, judged: "_Judged", decision: Decision, now_s: float
     ) -> Answer:
@@ -111,11 +128,12 @@ class Check:
             return let_go(_identity(decision))
         slot = Slot(verdict.endpoints[0], verdict.tokens, now_s + verdict.timeout_s + self._grace_s)
         self._mesh.requests.admit(decision, slot)
+        self._mesh.hedging.let_go(decision.request_id, decision.plan, now_s)
         self._mesh.circuits.sent(slot.address, now_s)
         assert judged.caller is not None, "nobody unknown is admitted"
         tenant = judged.caller.tenant
-        headers = (*_identity(decision), *_orders(verdict, tenant, self._mesh.salts.of(tenant)))
-        return let_go(headers)
+        orders = _orders(verdict, tenant, self._mesh.salts.of(tenant))
+        return let_go((*_identity(decision), *orders, *_route(verdict, decision.plan)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,7 +160,9 @@ def _caller(question: Asked, tenants: Tenants) -> Caller | None:
     return tenants.by_api_key(question.api_key) if question.api_key else None
 
 
-def _decision(question: Asked, judged: _Judged, *, waited_s: float) -> Decision:
+def _decision(
+    question: Asked, judged: _Judged, hedge: HedgePlan | NotHedged | None, *, waited_s: float
+) -> Decision:
     verdict, caller, demand = judged.verdict, judged.caller, judged.demand
     refused = verdict if isinstance(verdict, Refused) else None
     admitted = verdict if isinstance(verdict, Admitted) else None
@@ -161,6 +181,7 @@ def _decision(question: Asked, judged: _Judged, *, waited_s: float) -> Decision:
         prompt_tokens=demand.prompt.tokens if demand else 0,
         output_tokens=admitted.output_tokens if admitted else 0,
         for_runtime=verdict is not None,
+        hedge=hedge,
     )
 
 
@@ -171,7 +192,7 @@ def _identity(decision: Decision) -> Iterable[tuple[str, str]]:
 
 
 def _orders(admitted: Admitted, tenant: Tenant, salt: str) -> Iterable[tuple[str, str]]:
-    """What the runtime is told, and Envoy where to go."""
+    """What the runtime is told, and Envoy when to end it."""
     yield "x-evenflow-workload-class", admitted.workload_class.value
     yield "x-evenflow-priority", _PRIORITIES[admitted.workload_class]
     yield "x-evenflow-cache-salt", salt
@@ -180,7 +201,16 @@ def _orders(admitted: Admitted, tenant: Tenant, salt: str) -> Iterable[tuple[str
     timeout_ms = max(1, int(admitted.timeout_s * 1000))
     yield "grpc-timeout", f"{timeout_ms}m"
     yield "x-envoy-upstream-rq-timeout-ms", str(timeout_ms)  # Envoy ends what a runtime does not
-    yield "x-evenflow-endpoints", ",".join(admitted.endpoints)
+
+
+def _route(admitted: Admitted, plan: HedgePlan | None) -> Iterable[tuple[str, str]]:
+    """Where Envoy sends it, and when a second time."""
+    yield "x-evenflow-endpoints", ",".join(arranged(admitted.endpoints, plan))
+    if plan is not None:
+        yield "x-envoy-upstream-rq-per-try-timeout-ms", str(round(plan.delay_s * 1000))
+        yield "x-envoy-hedge-on-per-try-timeout", "true"
+        # Two arms at most: a hedge or a retry. A late second arm would have a third sent.
+        yield "x-envoy-max-retries", "1"
 
 
 def _span(question: Asked) -> trace.Span:
@@ -196,5 +226,9 @@ def _attributes(decision: Decision, verdict: Verdict | None) -> Mapping[str, str
         "evenflow.workload_class": decision.workload_class.value if decision.workload_class else "",
         "evenflow.endpoint": verdict.endpoints[0] if isinstance(verdict, Admitted) else "",
         "evenflow.refusal_reason": decision.refusal.value if decision.refusal else "",
+        "evenflow.hedge.delay_ms": f"{decision.plan.delay_s * 1000:.0f}" if decision.plan else "",
+        "evenflow.hedge.not_hedged": (
+            decision.hedge.value if isinstance(decision.hedge, NotHedged) else ""
+        ),
     }
     return {key: value for key, value in attributes.items() if value}

@@ -12,6 +12,7 @@ from services.runtime.core.engine import InvalidInput
 from services.runtime.core.limits import TenantLimits
 
 _PREFIX = "x-evenflow-"
+_ATTEMPT = "x-envoy-attempt-count"
 _MOST_DIGITS = 19  # of 64 bits
 
 
@@ -24,6 +25,7 @@ class Owner:
     priority: int  # lower runs first
     cache_salt: str
     limits: TenantLimits
+    attempt: int = 1  # of the gateway's at this request: above 1, a retry or a hedge
 
     @classmethod
     def of(cls, context: grpc.aio.ServicerContext) -> "Owner":
@@ -31,7 +33,7 @@ class Owner:
         said = {
             key.removeprefix(_PREFIX): value
             for key, value in context.invocation_metadata() or ()
-            if key.startswith(_PREFIX) and isinstance(value, str)
+            if key.startswith((_PREFIX, _ATTEMPT)) and isinstance(value, str)
         }
         return cls(
             request_id=_text(said, "request-id"),
@@ -44,6 +46,7 @@ class Owner:
                 context_tokens=_number(said, "max-context-tokens"),
                 output_tokens=_number(said, "max-output-tokens"),
             ),
+            attempt=_number(said, _ATTEMPT) if _ATTEMPT in said else 1,
         )
 
 

@@ -90,6 +90,8 @@ def decode(record: pb.RequestRecord) -> Observation:
         duration_s=_seconds(record.duration) or 0.0,
         usage=_usage(record),
         attempts=record.attempts,
+        hedged=record.hedged,
+        hedge_won=record.hedge_won,
     )
 
 

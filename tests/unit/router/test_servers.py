@@ -79,7 +79,7 @@ async def served(folder: Path) -> AsyncIterator[Sidecar]:
         of,
         catalogue,
         discovery=Discovery(),
-        access_log=AccessLogServicer(of.requests, of.circuits, record),
+        access_log=AccessLogServicer(of.requests, of.circuits, record, of.hedging),
     )
     server.listen(Address(address), None)
     await check.listen(folder / "check.sock")
