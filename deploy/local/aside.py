@@ -65,10 +65,10 @@ def free_port() -> int:
     return free_ports(1)[0]
 
 
-def mesh_ports() -> tuple[Ports, tuple[int, ...]]:
+def mesh_ports(runtimes: int = RUNTIMES) -> tuple[Ports, tuple[int, ...]]:
     """Free ports of one mesh, and of its runtimes."""
-    numbers = free_ports(len(Ports._fields) + RUNTIMES)
-    return Ports(*numbers[:-RUNTIMES]), tuple(numbers[-RUNTIMES:])
+    numbers = free_ports(len(Ports._fields) + runtimes)
+    return Ports(*numbers[:-runtimes]), tuple(numbers[-runtimes:])
 
 
 def surroundings(home: Path, ports: Ports, runtime_ports: tuple[int, ...]) -> dict[str, str]:
@@ -86,7 +86,11 @@ def surroundings(home: Path, ports: Ports, runtime_ports: tuple[int, ...]) -> di
 
 @contextmanager
 def aside(
-    command: str, environ: Mapping[str, str], *, open_files: int | None = None
+    command: str,
+    environ: Mapping[str, str],
+    *,
+    runtimes: int = RUNTIMES,
+    open_files: int | None = None,
 ) -> Iterator[Aside]:
     """Ready inside; ends by Ctrl-C, as a person would. `command`: of `python -m deploy.local`.
     `open_files`: how many each program may have at most; None, as many as we.
@@ -95,7 +99,7 @@ def aside(
         DidNotStart: it is not ready in time.
     """
     home = Path(tempfile.mkdtemp(prefix="evf-"))  # short, for unix sockets
-    ports, runtime_ports = mesh_ports()
+    ports, runtime_ports = mesh_ports(runtimes)
     with subprocess.Popen(  # noqa: S603 - our own command
         [*_limited(open_files), sys.executable, "-m", "deploy.local", command],
         cwd=ROOT,
