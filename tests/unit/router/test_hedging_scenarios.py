@@ -12,6 +12,7 @@ from contextlib import aclosing
 from dataclasses import dataclass, field
 
 from services.router.core.demands import WorkloadClass
+from services.router.core.hedge_budget import BURST
 from services.router.core.hedging import Hedgeable, HedgePlan, Hedging
 from services.runtime.core.engine import Job
 from services.runtime.core.sampling import Sampling
@@ -197,6 +198,14 @@ def test_when_all_become_slow_at_once_there_is_no_storm() -> None:
 
     assert 0 < hedged.extra_share <= 0.10
     assert hedged.ttft_s(990) <= 1.02 * unhedged.ttft_s(990)
+
+
+def test_the_first_seconds_cost_no_more_than_a_burst_and_what_was_promised() -> None:
+    """Before the delay has followed, only the budget stands between slowness and a storm."""
+    hedged = played([engine() for _ in range(4)], share=0.05, for_s=3, then=all_become_slow)
+
+    promised = PER_S * (0.12 + TOLD_AFTER_S)  # arrives within a delay and its report
+    assert hedged.hedges <= BURST + promised + 0.05 * len(hedged.first_token_s)
 
 
 def test_when_all_stand_still_at_once_again_and_again_there_is_no_storm() -> None:
