@@ -145,8 +145,8 @@ def trusting(files: TlsFiles) -> ssl.SSLContext:
 async def _knows_its_router(envoy: Envoy) -> None:
     """Envoy may serve before it has asked for the router's health, and would refuse until then."""
     async with asyncio.timeout(5):
-        while not await envoy.statistic(r"cluster\.check\.membership_healthy"):
-            await asyncio.sleep(0.01)  # it can only be asked
+        while not await envoy.statistic(r"cluster\.check\.membership_healthy"):  # noqa: ASYNC110 - it can only be asked
+            await asyncio.sleep(0.01)
 
 
 def _plane(changes: dict[str, Any]) -> DataPlane:

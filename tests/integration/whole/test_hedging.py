@@ -61,11 +61,12 @@ async def learn(mesh: Mesh, client: Client) -> None:
     async with asyncio.TaskGroup() as callers:
         for _ in range(AT_ONCE):
             callers.create_task(ask())
+    await asyncio.to_thread(until, mesh.is_idle)
 
 
 def ended(mesh: Mesh, request_id: str) -> router_pb.ExplainResponse:
     """What the router knows once Envoy has told it of the end."""
-    until(lambda: mesh.explain(request_id).HasField("outcome"))
+    until(lambda: mesh.explain(request_id).HasField("outcome") and mesh.is_idle())
     return mesh.explain(request_id)
 
 
