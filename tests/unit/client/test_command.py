@@ -7,6 +7,7 @@ from pathlib import Path
 import grpc
 import pytest
 from cryptography import x509
+from google.protobuf.duration_pb2 import Duration
 from typer.testing import CliRunner, Result
 
 from evenflow.certificates import make_authority
@@ -172,6 +173,9 @@ def test_explain_tells_a_request_s_story(tmp_path: Path) -> None:
         model="smollm2",
         candidates=[router.ExplainResponse.Candidate(address="a:1", left_out="draining")],
         outcome=router.ExplainResponse.Outcome(endpoint="b:2", grpc_code=4, attempts=1),
+        hedge_delay=Duration(nanos=120_000_000),
+        hedge_sent=True,
+        winning_attempt=2,
     )
 
     with scripted_mesh(Script(explained=explained), tmp_path, service="router") as mesh:
@@ -181,6 +185,7 @@ def test_explain_tells_a_request_s_story(tmp_path: Path) -> None:
 
     assert "by acme/web" in result.stdout
     assert "DEADLINE_EXCEEDED" in result.stdout
+    assert "hedged    after 120 ms, attempt 2 answered" in result.stdout
     assert "draining" in result.stdout
     assert (unknown.exit_code, "REQUEST_NOT_FOUND" in unknown.stderr) == (1, True)
 
