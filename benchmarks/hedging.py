@@ -30,11 +30,13 @@ RUNTIMES = 4
 REPEATS = 5
 FOR_S = 20.0  # of each repeat: 10,000 requests on each mesh, so that p99.9 has ten above it
 ALL_SLOW_FOR_S = 15.0
+ALL_SLOW_REPEATS = 2
 STANDS_STILL_S = 1.0
 EVERY_S = 3.0
 WARM_UP_S = 5.0
 SETTLE_S = 0.5  # the last entries of the access log are under way for less
-LOAD = {"per_s": 100.0, "tokens": 8, "prompt_bytes": 200, "timeout_s": 10}
+PER_S = 100.0
+LOAD = {"tokens": 8, "prompt_bytes": 200, "timeout_s": 10}
 ENGINE = {
     "RUNTIME_SIMULATED_MEAN_ANSWER_TOKENS": "100000",  # never ends by itself
     "RUNTIME_SIMULATED_STEP_S": "0.03",  # a first token takes what is left of one step, and one
@@ -68,6 +70,7 @@ def main(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks hedging")
     parser.add_argument("--repeats", type=int, default=REPEATS)
     parser.add_argument("--seconds", type=float, default=FOR_S)
+    parser.add_argument("--per-s", type=float, default=PER_S)
     asked = parser.parse_args(arguments)
     with (
         running(ENGINE, runtimes=RUNTIMES) as hedged,
@@ -75,9 +78,9 @@ def main(arguments: list[str]) -> int:
     ):
         meshes = {"hedged": hedged, "unhedged": unhedged}
         for mesh in meshes.values():
-            send(_order(mesh, WARM_UP_S, seed=0))
+            send(_order(mesh, asked.per_s, WARM_UP_S, seed=0))
         straggler = _repeated(meshes, asked.repeats, lambda mesh, at: _steady(mesh, asked, at))
-        all_slow = _repeated(meshes, 2, _all_slow)
+        all_slow = _repeated(meshes, ALL_SLOW_REPEATS, lambda mesh, at: _all_slow(mesh, asked, at))
     figures = {**_figures("", straggler), **_figures("all_slow_", all_slow)}
     baseline = {**_baseline("", straggler), **_baseline("all_slow_", all_slow)}
     for goal in GOALS:
@@ -118,12 +121,12 @@ def _add(name: str, outcome: Outcome, attempts: int, into: Measured) -> None:
 
 
 def _steady(mesh: Mesh, asked: argparse.Namespace, seed: int) -> Outcome:
-    return send(_order(mesh, asked.seconds, seed=seed))
+    return send(_order(mesh, asked.per_s, asked.seconds, seed=seed))
 
 
-def _all_slow(mesh: Mesh, seed: int) -> Outcome:
+def _all_slow(mesh: Mesh, asked: argparse.Namespace, seed: int) -> Outcome:
     with _standing_still(mesh):
-        return send(_order(mesh, ALL_SLOW_FOR_S, seed=seed))
+        return send(_order(mesh, asked.per_s, ALL_SLOW_FOR_S, seed=seed))
 
 
 @contextmanager
@@ -149,11 +152,12 @@ def _standing_still(mesh: Mesh) -> Iterator[None]:
         thread.join()
 
 
-def _order(mesh: Mesh, for_s: float, *, seed: int) -> Order:
+def _order(mesh: Mesh, per_s: float, for_s: float, *, seed: int) -> Order:
     return Order(
         addresses=[mesh.address],
         certificate_folder=str(mesh.tenant),
         server=service_name("gateway"),
+        per_s=per_s,
         for_s=for_s,
         seed=seed,
         **LOAD,  # type: ignore[arg-type] # names say which

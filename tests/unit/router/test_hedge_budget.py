@@ -1,7 +1,7 @@
 """How many hedges there may be, whatever happens and whenever it is told."""
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from services.router.core.hedge_budget import BURST, MOST_SHARE, HedgeBudget
@@ -19,6 +19,7 @@ REQUESTS = st.lists(
 DECIDED_AFTER_S = 0.3
 
 
+@settings(deadline=None)  # a busy machine is no fault
 @given(REQUESTS, st.sampled_from([0.01, 0.05, 0.1]), st.data())
 def test_no_window_has_more_hedges_than_its_share_a_burst_and_what_was_promised(
     requests: list[tuple[float, bool, float]], share: float, data: st.DataObject
