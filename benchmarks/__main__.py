@@ -3,13 +3,14 @@
 import os
 import sys
 
-from benchmarks import endurance, overhead, prefix
+from benchmarks import endurance, hedging, overhead, prefix
 
 BENCHMARKS = {
     "overhead": overhead.main,
+    "hedging": hedging.main,
+    "prefix": prefix.main,
     "load": endurance.load,
     "soak": endurance.soak,
-    "prefix": prefix.main,
 }
 
 

@@ -22,9 +22,58 @@ from evenflow.inference.v1 import inference_service_pb2 as pb
 
 DEADLINE_S = 120.0
 _WORDS = (
-    *("time year people way day man thing woman life child world school state family".split()),
-    *("student group country problem hand part place case week company system program".split()),
-    *("question work number night point home water room area money story fact month lot".split()),
+    *(
+        [
+            "time",
+            "year",
+            "people",
+            "way",
+            "day",
+            "man",
+            "thing",
+            "woman",
+            "life",
+            "child",
+            "world",
+            "school",
+            "state",
+            "family",
+        ]
+    ),
+    *(
+        [
+            "student",
+            "group",
+            "country",
+            "problem",
+            "hand",
+            "part",
+            "place",
+            "case",
+            "week",
+            "company",
+            "system",
+            "program",
+        ]
+    ),
+    *(
+        [
+            "question",
+            "work",
+            "number",
+            "night",
+            "point",
+            "home",
+            "water",
+            "room",
+            "area",
+            "money",
+            "story",
+            "fact",
+            "month",
+            "lot",
+        ]
+    ),
 )
 
 

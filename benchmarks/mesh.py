@@ -15,10 +15,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import httpx
 import psutil
 
 from deploy.envoy.install import install as install_envoy
-from deploy.local.aside import READY_WITHIN_S, STOPPED_WITHIN_S, Ports, aside, free_port
+from deploy.local.aside import (
+    READY_WITHIN_S,
+    STOPPED_WITHIN_S,
+    Ports,
+    aside,
+    free_port,
+)
 from deploy.local.settings import Settings
 from evenflow.home import TRUST_DOMAIN, service_folder, service_id, tenant_folder
 
@@ -54,6 +61,13 @@ class Mesh:
     @property
     def gateway(self) -> Path:
         return service_folder(self.home, "gateway")
+
+    def sent_to_runtimes(self) -> int:
+        """Attempts that Envoy has made since it was started, retries and hedges among them."""
+        transport = httpx.HTTPTransport(uds=str(self.home / "run" / "envoy-admin.sock"))
+        with httpx.Client(transport=transport, base_url="http://envoy") as admin:
+            said = admin.get("/stats?filter=^cluster.runtime.upstream_rq_total$").text
+        return int(said.rpartition(": ")[2])
 
     def processes(self) -> dict[str, list[psutil.Process]]:
         """By role: router, envoy, runtime, policy, telemetry."""

@@ -7,6 +7,7 @@ from typing import Self
 
 from services.chassis import environ
 from services.chassis.environ import Address, setting
+from services.router.core.hedge_budget import MOST_SHARE
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -133,6 +134,11 @@ class Config:
         help="times what tokens in flight and missing KV room count for; 0 for both: endpoints "
         "take turns",
     )
+    hedge_share: float = setting(
+        environ.share,
+        default=0.05,
+        help="second arms for late first tokens, as a share of requests; 0 is none, 0.1 the most",
+    )
     drain_s: float = setting(
         environ.positive, default=2.0, help="how long running calls may go on after SIGTERM"
     )
@@ -146,6 +152,11 @@ class Config:
             raise ValueError(f"a wait in the queue must be at most {_LONGEST_QUEUE_S} s")
         if not 0.0 < self.batch_share < 1.0:
             raise ValueError(f"batch_share must be above 0 and below 1, got {self.batch_share}")
+        if self.hedge_share > MOST_SHARE:
+            raise ValueError(
+                f"hedge_share must be at most {MOST_SHARE}, got {self.hedge_share}: more hedges"
+                " than that would make slow runtimes slower"
+            )
 
     @classmethod
     def from_environ(cls, variables: Mapping[str, str]) -> Self:

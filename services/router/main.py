@@ -29,6 +29,7 @@ from services.router.core.circuits import Circuits
 from services.router.core.demands import WorkloadClass
 from services.router.core.endpoints import Endpoints
 from services.router.core.flow import FlowControl, QueueLimits
+from services.router.core.hedging import Hedging
 from services.router.core.models import Catalogue
 from services.router.core.outliers import Outliers
 from services.router.core.requests import Requests
@@ -40,6 +41,7 @@ from services.router.inbound.access_log import AccessLogServicer
 from services.router.inbound.check import Mesh
 from services.router.inbound.check_socket import CheckSocket
 from services.router.inbound.discovery import Discovery
+from services.router.inbound.lessons import Lessons
 from services.router.inbound.line import Line
 from services.router.inbound.publishing import Publisher
 from services.router.outbound import attempts
@@ -170,6 +172,7 @@ def _parts(config: Config, salts: CacheSalts) -> _Parts:
             Revocations(gateway.revocations).has_serial,
             Line(FlowControl(Saturation(shut), _queue_limits(config))),
             outliers,
+            Hedging(config.hedge_share),
         ),
         catalogue=Catalogue(),
         discovery=discovery,
@@ -240,9 +243,8 @@ async def _wait_until_known(mesh: Mesh) -> None:
 def _access_log(parts: _Parts) -> AccessLogServicer:
     record = parts.records.add if parts.counting else None
     mesh = parts.mesh
-    return AccessLogServicer(
-        mesh.requests, mesh.circuits, record, outliers=mesh.outliers, tell=parts.lost
-    )
+    lessons = Lessons(mesh.circuits, mesh.outliers, mesh.hedging)
+    return AccessLogServicer(mesh.requests, lessons, record, tell=parts.lost)
 
 
 @dataclass(frozen=True, slots=True)

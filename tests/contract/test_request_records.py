@@ -147,6 +147,7 @@ def test_a_record_says_all_that_is_known() -> None:
     assert (record.workload_class, record.trace_id) == (2, "ab" * 16)
     assert (record.queue_wait.nanos, record.time_to_first_token.nanos) == (250_000_000, 500_000_000)
     assert (record.usage.output_tokens, record.attempts) == (20, 1)
+    assert (record.hedged, record.hedge_won) == (False, False)
 
 
 def test_a_refusals_record_has_its_reason_and_no_wait() -> None:
@@ -158,3 +159,12 @@ def test_a_refusals_record_has_its_reason_and_no_wait() -> None:
     assert not record.HasField("queue_wait")
     assert not record.HasField("time_to_first_token")
     assert not record.HasField("usage")
+
+
+@pytest.mark.parametrize(("attempt", "won"), [(1, False), (2, True)])
+def test_a_record_says_whether_a_hedge_won(attempt: int, won: bool) -> None:
+    end = ended(attempts=2, hedged=True, answered_attempt=attempt)
+
+    record = message(Record(Request(decision(), end), end))
+
+    assert (record.hedged, record.hedge_won) == (True, won)

@@ -56,6 +56,10 @@ def story(why: pb.ExplainResponse) -> Iterator[str]:
     if not why.HasField("outcome"):
         yield "ended     not yet, or its end was never reported"
         return
+    if why.hedge_sent:
+        delay_s = why.hedge_delay.ToTimedelta().total_seconds()
+        won = f"attempt {why.winning_attempt} answered" if why.winning_attempt else "none answered"
+        yield f"hedged    after {delay_s * 1000:.0f} ms, {won}"
     yield from _ending(why.outcome)
     for each in why.other_attempts:
         when = "after" if each.end == runtime.ATTEMPT_END_MID_STREAM else "before"

@@ -26,9 +26,11 @@ class Outcome:
 def outcomes(order: Sequence[str], end: Ended) -> Iterator[Outcome]:
     """What one request tells of the endpoints that it was sent to. `order`: Envoy's, from Check.
 
-    A caller who left, and whatever a runtime answered, are no failures.
+    A caller who left, and whatever a runtime answered, are no failures. Nor is an arm that lost a
+    race: it was late.
     """
-    for address in order[: max(end.attempts - 1, 0)]:
+    failed = 0 if end.hedged else max(end.attempts - 1, 0)
+    for address in order[:failed]:
         if address != end.endpoint:
             yield Outcome(address, succeeded=False)
     if end.usage is not None or end.first_token_s is not None:

@@ -58,6 +58,15 @@ class Ended:
     model_version: str
     engine: str
     attempts: int  # sent to runtimes
+    read_s: float = 0.0  # from the beginning to the end of the caller's message
+    sent_s: float | None = None  # from the beginning to the attempt that answered, or the last
+    echoed_attempt: int | None = None  # which attempt the runtime says it is; the first says none
+    hedged: bool = False  # the second attempt was a hedge, and no retry
+    answered_attempt: int = 0  # whose answer it is; 0: nobody answered
+
+    @property
+    def hedge_won(self) -> bool:
+        return self.hedged and self.answered_attempt > 1
 
 
 _OF_HTTP = {

@@ -113,6 +113,14 @@ class Endpoint:
             return Standing.READY
         return Standing.FAILED if readiness == {Readiness.FAILED} else Standing.LOADING
 
+    @property
+    def free(self) -> bool:
+        """It would begin a request at once, as far as its last state tells."""
+        state = self.state
+        if state is None or state.waiting:
+            return False
+        return not state.max_running or state.running < state.max_running
+
     def serving(self) -> Iterable[ModelState]:
         return self.state.serving() if self.state else ()
 
@@ -158,6 +166,9 @@ class Endpoints:
             return self._by_address[address]
         except KeyError:
             raise UnknownEndpoint(f"no runtime has the address {address}") from None
+
+    def is_free(self, address: str) -> bool:
+        return self.get(address).free
 
     def saw(self, address: str, state: RuntimeState) -> bool:
         """Takes a runtime's state; True when it was started again since the last one."""

@@ -7,7 +7,7 @@ entry is lost, or a restart of the runtime. Late and repeated words change nothi
 import heapq
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from services.router.core.expectations import NO_PREFIX, Prefix
 from services.router.core.weights import Weights
@@ -41,6 +41,7 @@ class InFlight:
         self._weights = weights
         self._work: dict[str, float] = defaultdict(float)
         self._slots: dict[str, Slot] = {}
+        self._arms: dict[str, Slot] = {}  # where requests' second arms run
         self._loads: dict[str, Load] = {}
         self._timers: list[tuple[float, str]] = []  # a heap; may name slots that are free again
 
@@ -71,11 +72,26 @@ class InFlight:
         if len(self._timers) > 2 * len(self._slots) + _SPARE_TIMERS:
             self._clear_timers()
 
+    def add_arm(self, request_id: str, address: str) -> bool:
+        """A hedge: its request's tokens weigh there, too. False: no slot, or its arm is known."""
+        slot = self._slots.get(request_id)
+        if slot is None or request_id in self._arms:
+            return False
+        self._arms[request_id] = replace(slot, address=address)
+        self._add(self._arms[request_id], 1)
+        return True
+
+    def has_arm(self, request_id: str) -> bool:
+        return request_id in self._arms
+
     def end(self, request_id: str) -> Slot | None:
         """Frees the slot; None when it was free already or never taken."""
         slot = self._slots.pop(request_id, None)
         if slot is not None:
             self._add(slot, -1)
+        arm = self._arms.pop(request_id, None)
+        if arm is not None:
+            self._add(arm, -1)
         return slot
 
     def expire(self, now_s: float) -> Sequence[str]:

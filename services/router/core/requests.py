@@ -13,8 +13,10 @@ from services.router.core.demands import WorkloadClass
 from services.router.core.endings import Ended
 from services.router.core.expectations import Expectations
 from services.router.core.flow import Queueing
+from services.router.core.hedge_endings import resolved
+from services.router.core.hedging import HedgePlan, NotHedged, arranged
 from services.router.core.inflight import InFlight, Load, Slot
-from services.router.core.picking import Candidate
+from services.router.core.picking import TRIED, Candidate, usable
 from services.router.core.verdicts import Reason
 from services.router.core.weights import Weights
 
@@ -46,6 +48,16 @@ class Decision:
     expected_cached_tokens: int = 0
     for_runtime: bool = True  # False: the router itself answers, as for ListModels
     queueing: Queueing | None = None  # None: it did not wait
+    hedge: HedgePlan | NotHedged | None = None  # None: refused, or for the router
+
+    @property
+    def plan(self) -> HedgePlan | None:
+        return self.hedge if isinstance(self.hedge, HedgePlan) else None
+
+    @property
+    def order(self) -> Sequence[str]:
+        """Addresses as Envoy was told to try them."""
+        return arranged(usable(self.candidates)[:TRIED], self.plan)
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +98,19 @@ class Requests:
         """One that takes no slot: refused, or answered by the router."""
         self._keep(decision.request_id, Request(decision))
 
+    def arm_sent(self, request_id: str, address: str) -> bool:
+        """A second arm runs there: it weighs as much as the first, until the request has ended.
+
+        Which of them lost is known only then. False: it has ended, had no plan, or is known.
+        """
+        decision = self._running.get(request_id)
+        if decision is None or decision.plan is None:
+            return False
+        return self.in_flight.add_arm(request_id, address)
+
+    def has_arm(self, request_id: str) -> bool:
+        return self.in_flight.has_arm(request_id)
+
     def end(self, ended: Ended) -> Request | None:
         """Frees the slot and completes the record; None when its end is known already."""
         slot = self.in_flight.end(ended.request_id)
@@ -99,6 +124,9 @@ class Requests:
             return None
         if before is not None:
             decision = before.decision
+        if decision is not None and decision.plan is not None:
+            wait_s = decision.queue_wait_s or 0.0
+            ended = resolved(ended, decision.plan, decision.order, queue_wait_s=wait_s)
         request = Request(decision, ended)
         self._keep(ended.request_id, request)
         return request

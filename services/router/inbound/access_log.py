@@ -14,12 +14,10 @@ from envoy.service.accesslog.v3.als_pb2 import StreamAccessLogsResponse
 from envoy.service.accesslog.v3.als_pb2_grpc import AccessLogServiceServicer
 
 from services.router.core.attempts import LostAttempt
-from services.router.core.circuits import Circuits, outcomes
 from services.router.core.endings import Code, Ended
-from services.router.core.outliers import Outliers, answer, pool
-from services.router.core.picking import usable
-from services.router.core.requests import Decision, Request, Requests
-from services.router.inbound.log_entries import ended
+from services.router.core.requests import Request, Requests
+from services.router.inbound.lessons import Lessons
+from services.router.inbound.log_entries import arm, ended
 
 _QUIET = ("/grpc.health.v1.Health/", "/grpc.reflection.")  # asked every second by machines
 _log = structlog.get_logger("request")
@@ -32,15 +30,13 @@ class AccessLogServicer(AccessLogServiceServicer):  # type: ignore[misc] # xds-p
     def __init__(
         self,
         requests: Requests,
-        circuits: Circuits,
+        lessons: Lessons,
         record: Callable[[Request, Ended], None] | None,
         *,
-        outliers: Outliers,
         tell: Callable[[LostAttempt], None] = lambda _: None,
     ) -> None:
         self._requests = requests
-        self._circuits = circuits
-        self._outliers = outliers
+        self._lessons = lessons
         self._record = record
         self._tell = tell
         self._reading: set[asyncio.Task[None]] = set()
@@ -63,31 +59,25 @@ class AccessLogServicer(AccessLogServiceServicer):  # type: ignore[misc] # xds-p
     async def _read(self, messages: AsyncIterator[Any]) -> None:
         async for message in messages:
             for entry in message.http_logs.log_entry:
-                self._take(ended(entry))
+                sent = arm(entry)
+                if sent is None:
+                    self._take(ended(entry))
+                elif self._requests.arm_sent(sent.request_id, sent.endpoint):
+                    self._lessons.arm_sent(sent.request_id)
 
     def _take(self, end: Ended) -> None:
+        is_paid = self._requests.has_arm(end.request_id)
         request = self._requests.end(end)
         if request is None or end.method.startswith(_QUIET):
             return
+        end = request.ended or end
         if request.decision is not None:
-            self._learn(request.decision, end)
+            self._lessons.learn(request.decision, end, is_paid=is_paid)
         if self._record and (request.decision is None or request.decision.for_runtime):
             self._record(request, end)
         write_line(request, end)
         for each in self._requests.claim(end.request_id):
             self._tell(each)
-
-    def _learn(self, decision: Decision, end: Ended) -> None:
-        now_s = asyncio.get_running_loop().time()
-        # Not Envoy's own time of its beginning: a wall clock jumps. This is 100 ms late at most.
-        began_s = now_s - end.duration_s
-        order = usable(decision.candidates)
-        for outcome in outcomes(order, end):
-            self._circuits.learn(outcome, began_s=began_s, now_s=now_s)
-        said = answer(order, end, queue_wait_s=decision.queue_wait_s or 0.0)
-        if said is not None:
-            able = pool(decision.candidates)
-            self._outliers.learn(said, pool=able, began_s=began_s, now_s=now_s)
 
 
 def write_line(request: Request, end: Ended) -> None:
@@ -101,6 +91,7 @@ def write_line(request: Request, end: Ended) -> None:
         "tenant": end.tenant,
         "endpoint": end.endpoint,
         "attempts": end.attempts,
+        "hedge": ("won" if end.hedge_won else "lost") if end.hedged else None,
         "prompt_tokens": usage.prompt_tokens if usage else None,
         "cached_tokens": usage.cached_prompt_tokens if usage else None,
         "output_tokens": usage.output_tokens if usage else None,

@@ -25,6 +25,7 @@ from services.router.core.circuits import Circuits
 from services.router.core.demands import Demand, InvalidDemand, WorkloadClass
 from services.router.core.endpoints import Endpoints
 from services.router.core.flow import FlowControl, Queueing
+from services.router.core.hedging import Hedgeable, HedgePlan, Hedging, NotHedged, arranged
 from services.router.core.inflight import Slot
 from services.router.core.outliers import Outliers, most_ejected
 from services.router.core.picking import Conditions, Filter, Picker
@@ -63,6 +64,7 @@ class Mesh:
     revoked: Callable[[str], bool] = lambda _: False  # by the serial of a certificate
     line: Line = field(default_factory=lambda: Line(FlowControl(Saturation())))
     outliers: Outliers = field(default_factory=Outliers)
+    hedging: Hedging = field(default_factory=lambda: Hedging(0.0))
 
     def __post_init__(self) -> None:
         self.requests.freed = self.line.freed
@@ -170,6 +172,26 @@ class Check:
             until_s=now_s + self._mesh.line.flow.limits.longest_s[band],
         )
 
+    def _hedge(
+        self, demand: Demand | None, verdict: Verdict | None, now_s: float
+    ) -> HedgePlan | NotHedged | None:
+        if not isinstance(verdict, Admitted) or demand is None:
+            return None
+        asked = Hedgeable(
+            model=demand.model,
+            workload_class=verdict.workload_class,
+            uncached_prompt_tokens=verdict.prompt_tokens - verdict.candidates[0].cached_tokens,
+            output_tokens=verdict.output_tokens,
+            endpoints=verdict.endpoints,
+            timeout_s=verdict.timeout_s,
+        )
+        is_free, saturation = self._mesh.endpoints.is_free, self._mesh.line.flow.saturation
+
+        def begins_at_once(address: str) -> bool:
+            return is_free(address) and saturation.takes(address, verdict.tokens, now_s)
+
+        return self._mesh.hedging.decide(asked, begins_at_once, now_s)
+
     def _hold(self, request: "_Request", judged: "_Judged") -> Held:
         assert judged.waiting is not None, "what waits was offered"
         # It may wait for minutes, and a body be large.
@@ -206,8 +228,9 @@ class Check:
         self._mesh.requests.note(decision)
 
     def _conclude(self, request: "_Request", judged: "_Judged", now_s: float) -> Answer:
-        decision = _decision(request, judged, now_s)
         verdict = judged.verdict
+        judged = replace(judged, hedge=self._hedge(judged.demand, verdict, now_s))
+        decision = _decision(request, judged, now_s)
         if isinstance(verdict, Admitted):
             answer = self._let_go(judged, verdict, decision, now_s)
         else:
@@ -225,13 +248,14 @@ class Check:
         mesh = self._mesh
         slot = _slot(admitted, now_s + admitted.timeout_s + self._grace_s)
         mesh.requests.admit(decision, slot)
+        mesh.hedging.let_go(decision.request_id, decision.plan, now_s)
         mesh.circuits.sent(slot.address, now_s)
         if judged.waiting is not None:
             mesh.line.flow.sent(judged.waiting, slot.address, now_s)
         assert judged.caller is not None, "nobody unknown is admitted"
         tenant = judged.caller.tenant
-        headers = (*_identity(decision), *_orders(admitted, tenant, mesh.salts.of(tenant)))
-        return let_go(headers)
+        orders = _orders(admitted, tenant, mesh.salts.of(tenant))
+        return let_go((*_identity(decision), *orders, *_route(admitted, decision.plan)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -248,6 +272,7 @@ class _Judged:
     verdict: Verdict | None  # None: the router itself answers this method, or it waits
     waiting: Waiting | None = None  # None: the flow control has no say
     queueing: Queueing | None = None  # None: it did not wait
+    hedge: HedgePlan | NotHedged | None = None  # None: refused, or for the router
 
 
 _POLICY_STALE = Refused(
@@ -294,6 +319,7 @@ def _decision(request: _Request, judged: _Judged, now_s: float) -> Decision:
         expected_cached_tokens=admitted.candidates[0].cached_tokens if admitted else 0,
         for_runtime=verdict is not None or judged.queueing is not None,
         queueing=judged.queueing,
+        hedge=judged.hedge,
     )
 
 
@@ -324,7 +350,7 @@ def _identity(decision: Decision) -> Iterable[tuple[str, str]]:
 
 
 def _orders(admitted: Admitted, tenant: Tenant, salt: str) -> Iterable[tuple[str, str]]:
-    """What the runtime is told, and Envoy where to go."""
+    """What the runtime is told, and Envoy when to end it."""
     yield "x-evenflow-workload-class", admitted.workload_class.value
     yield "x-evenflow-priority", _PRIORITIES[admitted.workload_class]
     yield "x-evenflow-cache-salt", salt
@@ -335,7 +361,16 @@ def _orders(admitted: Admitted, tenant: Tenant, salt: str) -> Iterable[tuple[str
     timeout_ms = max(1, int(admitted.timeout_s * 1000))
     yield "grpc-timeout", f"{timeout_ms}m"
     yield "x-envoy-upstream-rq-timeout-ms", str(timeout_ms)  # Envoy ends what a runtime does not
-    yield "x-evenflow-endpoints", in_turn(admitted.endpoints)
+
+
+def _route(admitted: Admitted, plan: HedgePlan | None) -> Iterable[tuple[str, str]]:
+    """Where Envoy sends it, and when a second time."""
+    yield "x-evenflow-endpoints", in_turn(arranged(admitted.endpoints, plan))
+    if plan is not None:
+        yield "x-envoy-upstream-rq-per-try-timeout-ms", str(round(plan.delay_s * 1000))
+        yield "x-envoy-hedge-on-per-try-timeout", "true"
+        # Two arms at most: a hedge or a retry. A late second arm would have a third sent.
+        yield "x-envoy-max-retries", "1"
 
 
 def _span(question: Asked) -> trace.Span:
@@ -370,5 +405,9 @@ def _attributes(decision: Decision, verdict: Verdict | None) -> Mapping[str, str
         "evenflow.workload_class": decision.workload_class.value if decision.workload_class else "",
         "evenflow.endpoint": verdict.endpoints[0] if isinstance(verdict, Admitted) else "",
         "evenflow.refusal_reason": decision.refusal.value if decision.refusal else "",
+        "evenflow.hedge.delay_ms": f"{decision.plan.delay_s * 1000:.0f}" if decision.plan else "",
+        "evenflow.hedge.not_hedged": (
+            decision.hedge.value if isinstance(decision.hedge, NotHedged) else ""
+        ),
     }
     return {key: value for key, value in attributes.items() if value}

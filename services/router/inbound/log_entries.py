@@ -1,7 +1,10 @@
 """Reads one HTTP entry of Envoy's access log (envoy.data.accesslog.v3) as the end of a request."""
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
+
+from envoy.data.accesslog.v3.accesslog_pb2 import AccessLogType
 
 from services.router.core.endings import Code, Cut, Ended, Usage, final_code
 
@@ -22,6 +25,14 @@ _FLAGS = {  # the first that is set says who cut it
 _HIGHEST_CODE = max(Code)
 _LONGEST_REASON = 100
 _MOST_DIGITS = 12
+
+
+@dataclass(frozen=True, slots=True)
+class Arm:
+    """A retry or a hedge."""
+
+    request_id: str
+    endpoint: str
 
 
 def ended(entry: Any) -> Ended:
@@ -48,7 +59,29 @@ def ended(entry: Any) -> Ended:
         model_version=said.get("x-evenflow-model-version", ""),
         engine=said.get("x-evenflow-engine", ""),
         attempts=common.upstream_request_attempt_count,
+        read_s=_seconds(common.time_to_last_rx_byte),
+        sent_s=_sent_s(common),
+        echoed_attempt=_attempt(said.get("x-evenflow-attempt", "")),
     )
+
+
+def arm(entry: Any) -> Arm | None:
+    """A word of Envoy's on an attempt after the first, as it is sent; None: another word."""
+    common = entry.common_properties
+    if common.access_log_type != AccessLogType.UpstreamPoolReady:
+        return None
+    request_id = entry.request.request_headers.get("x-evenflow-request-id", "")
+    return Arm(request_id, _address(common.upstream_remote_address))
+
+
+def _sent_s(common: Any) -> float | None:
+    if not common.HasField("time_to_first_upstream_tx_byte"):
+        return None
+    return _seconds(common.time_to_first_upstream_tx_byte)
+
+
+def _attempt(text: str) -> int | None:
+    return int(text) if text.isdecimal() and len(text) == 1 else None
 
 
 def _cut(common: Any) -> Cut:

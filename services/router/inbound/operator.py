@@ -20,6 +20,7 @@ from services.router.core.endpoints import (
     RuntimeState,
     UnknownEndpoint,
 )
+from services.router.core.hedging import NotHedged
 from services.router.core.requests import Decision, Request, Requests, UnknownRequest
 from services.router.core.tenants import PolicyView
 
@@ -100,6 +101,8 @@ def explained(request_id: str, request: Request) -> pb.ExplainResponse:
         response.MergeFrom(_decided(request.decision))
     if request.ended is not None:
         response.outcome.CopyFrom(_outcome(request.ended))
+        response.hedge_sent = request.ended.hedged
+        response.winning_attempt = request.ended.answered_attempt if request.ended.hedged else 0
         if request.decision is None:
             response.received_at.FromMicroseconds(round(request.ended.began_unix_s * 1e6))
     return response
@@ -140,6 +143,10 @@ def _decided(decision: Decision) -> pb.ExplainResponse:
         response.queued_ahead = decision.queueing.ahead
         response.virtual_counter = decision.queueing.counter
         response.predicted_wait.CopyFrom(_duration(decision.queueing.predicted_s))
+    if isinstance(decision.hedge, NotHedged):
+        response.not_hedged = decision.hedge.value
+    elif decision.hedge is not None:
+        response.hedge_delay.CopyFrom(_duration(decision.hedge.delay_s))
     return response
 
 

@@ -135,6 +135,8 @@ def message(record: Record) -> pb.RequestRecord:
         grpc_code=ended.grpc_code,
         reason=ended.reason,
         attempts=ended.attempts,
+        hedged=ended.hedged,
+        hedge_won=ended.hedge_won,
     )
     _write(encoded.received_at, ended.began_unix_s)
     _write(encoded.duration, ended.duration_s)

@@ -47,7 +47,7 @@ class ChatServicer(ChatServiceServicer):
                 async for step in steps:
                     if report.is_first(step):
                         # Envoy hedges and retries until it sees these, so not a token later
-                        await context.send_initial_metadata(())
+                        await context.send_initial_metadata(report.opening())
                     written.append(step)
             reason = written[-1].finish_reason
             assert reason is not None, "an engine's last step has one"
@@ -63,6 +63,8 @@ class ChatServicer(ChatServiceServicer):
             try:
                 async with aclosing(self._serving.run(demand(chat), report, context)) as steps:
                     async for step in steps:
+                        if report.is_first(step) and report.opening():
+                            await context.send_initial_metadata(report.opening())
                         yield events.chunk(step, first=report.is_first(step))
             except tuple(_BROKEN) as error:
                 if report.has_begun:

@@ -49,6 +49,8 @@ class GenerationServicer(InferenceServiceServicer):
             async with aclosing(self._serving.run(_demand(request), report, context)) as steps:
                 async for step in steps:
                     if report.is_first(step):
+                        if report.opening():
+                            await context.send_initial_metadata(report.opening())
                         yield pb.GenerateResponse(started=self._started(report.owner))
                     yield pb.GenerateResponse(delta=_delta(step))
                     if step.finish_reason is not None:

@@ -26,7 +26,7 @@ class Owner:
     cache_salt: str
     limits: TenantLimits
     pool: str  # the boundary that the tenant stays in; empty: the shared pool
-    attempt: int = 1  # of this request, retries and hedges included
+    attempt: int = 1  # of the gateway's at this request: above 1, a retry or a hedge
 
     @classmethod
     def of(cls, context: grpc.aio.ServicerContext) -> "Owner":

@@ -49,6 +49,14 @@ class Report:
             has_begun=self.has_begun,
         )
 
+    def opening(self) -> tuple[tuple[str, str], ...]:
+        """For the headers, which go with the first token: which attempt answers, if not the first.
+
+        Envoy knows who answered, but tells the router of the attempt that it sent last.
+        """
+        attempt = self.owner.attempt
+        return (("x-evenflow-attempt", str(attempt)),) if attempt > 1 else ()
+
     def end(self, context: grpc.aio.ServicerContext) -> None:
         context.set_trailing_metadata(self._trailers())
         self._describe(trace.get_current_span())
@@ -60,6 +68,7 @@ class Report:
             prompt_tokens=self.prompt_tokens,
             cached_tokens=self.cached_tokens,
             output_tokens=self.output_tokens,
+            attempt=self.owner.attempt,
         )
 
     def _trailers(self) -> tuple[tuple[str, str], ...]:
@@ -69,6 +78,7 @@ class Report:
             ("x-evenflow-output-tokens", str(self.output_tokens)),
             ("x-evenflow-model-version", self._engine.version),
             ("x-evenflow-engine", self._engine.name),
+            *self.opening(),
         )
 
     def _describe(self, span: trace.Span) -> None:
@@ -87,6 +97,7 @@ class Report:
                 "evenflow.cached_tokens": self.cached_tokens,
                 "evenflow.model_version": self._engine.version,
                 "evenflow.engine": self._engine.name,
+                "evenflow.attempt": self.owner.attempt,
             }
         )
         if self._finish_reason:

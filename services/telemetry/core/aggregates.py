@@ -32,6 +32,7 @@ class SeriesTotals:
     requests: Counter[Outcome] = field(default_factory=Counter)
     tokens: Counter[str] = field(default_factory=Counter)  # by kind
     attempts: int = 0
+    hedges: Counter[str] = field(default_factory=Counter)  # won or lost
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +82,8 @@ class Aggregates:
                 window.add(value, now_s)
         totals.requests[named.outcome] += 1
         totals.attempts += seen.attempts
+        if seen.hedged:
+            totals.hedges["won" if seen.hedge_won else "lost"] += 1
         if seen.usage is not None:
             _count_tokens(totals.tokens, seen.usage)
         self._take_model(series.model, seen, named.error_type)

@@ -70,6 +70,8 @@ class Observation:
     duration_s: float
     usage: Usage | None  # None: the runtime never said
     attempts: int
+    hedged: bool = False
+    hedge_won: bool = False
 
     def __post_init__(self) -> None:
         times = (self.queue_wait_s, self.time_to_first_token_s, self.duration_s)
@@ -79,6 +81,8 @@ class Observation:
             raise InvalidObservation(f"must be a gRPC code, got {self.code!r}")
         if self.attempts < 0:
             raise InvalidObservation(f"attempts must be at least 0, got {self.attempts}")
+        if self.hedge_won and not self.hedged:
+            raise InvalidObservation("a hedge that was not sent can't have won")
 
     @property
     def succeeded(self) -> bool:

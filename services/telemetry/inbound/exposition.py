@@ -127,13 +127,20 @@ class MeshCollector(Collector):
             "Arms sent to runtimes, retries and hedges included.",
             labels=_SERIES,
         )
+        hedges = CounterMetricFamily(
+            "evenflow_hedges",
+            "Second arms sent for late first tokens: won, when they answered, or lost.",
+            labels=(*_SERIES, "outcome"),
+        )
         for series, totals in self._aggregates.series.items():
             for outcome, count in totals.requests.items():
                 requests.add_metric((*series, *outcome), count)
             for kind, count in totals.tokens.items():
                 tokens.add_metric((*series, kind), count)
             attempts.add_metric(series, totals.attempts)
-        return iter((requests, tokens, attempts))
+            for won_or_lost, count in totals.hedges.items():
+                hedges.add_metric((*series, won_or_lost), count)
+        return iter((requests, tokens, attempts, hedges))
 
     def _lost_tokens(self) -> Metric:
         family = CounterMetricFamily(

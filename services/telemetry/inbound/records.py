@@ -104,6 +104,8 @@ def decode(record: pb.RequestRecord) -> Observation:
         duration_s=_seconds(record.duration) or 0.0,
         usage=_usage(record.usage) if record.HasField("usage") else None,
         attempts=record.attempts,
+        hedged=record.hedged,
+        hedge_won=record.hedge_won,
     )
 
 

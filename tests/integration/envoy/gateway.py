@@ -101,6 +101,7 @@ async def running_gateway(
         asked = await stack.enter_async_context(AsyncExitStack())
         await asked.enter_async_context(router(socket, check, log, discovery))
         envoy = await stack.enter_async_context(running_envoy(folder, socket))
+        await _knows_its_router(envoy)
         scheme = "https" if snapshot.data_plane.front_end_tls else "http"
         http = await stack.enter_async_context(
             httpx.AsyncClient(base_url=f"{scheme}://{snapshot.data_plane.front_end}", verify=False)  # noqa: S501 - which certificate is a test of its own
@@ -139,6 +140,13 @@ def trusting(files: TlsFiles) -> ssl.SSLContext:
     context = ssl.create_default_context(cafile=str(files.authorities))
     context.load_cert_chain(files.certificate, files.key)
     return context
+
+
+async def _knows_its_router(envoy: Envoy) -> None:
+    """Envoy may serve before it has asked for the router's health, and would refuse until then."""
+    async with asyncio.timeout(5):
+        while not await envoy.statistic(r"cluster\.check\.membership_healthy"):  # noqa: ASYNC110 - it can only be asked
+            await asyncio.sleep(0.01)
 
 
 def _plane(changes: dict[str, Any]) -> DataPlane:

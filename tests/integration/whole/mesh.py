@@ -5,7 +5,7 @@ import ssl
 import subprocess
 import threading
 import time
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -65,11 +65,18 @@ class Mesh:
 
     def is_ready(self) -> bool:
         """The router may send requests to every runtime."""
+        return all(each.ready for each in self._endpoints())
+
+    def is_idle(self) -> bool:
+        """As far as the router knows."""
+        return not any(each.in_flight for each in self._endpoints())
+
+    def _endpoints(self) -> Sequence[router_pb.Endpoint]:
         with self._operator("router", self.ports("router")[0]) as calls:
-            seen = RouterServiceStub(calls).ListEndpoints(
+            seen: router_pb.ListEndpointsResponse = RouterServiceStub(calls).ListEndpoints(
                 router_pb.ListEndpointsRequest(), timeout=5
             )
-        return all(each.ready for each in seen.endpoints)
+        return seen.endpoints
 
     def explain(self, request_id: str) -> router_pb.ExplainResponse:
         with self._operator("router", self.ports("router")[0]) as calls:

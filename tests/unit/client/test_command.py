@@ -7,6 +7,7 @@ from pathlib import Path
 import grpc
 import pytest
 from cryptography import x509
+from google.protobuf.duration_pb2 import Duration
 from typer.testing import CliRunner, Result
 
 from evenflow.certificates import make_authority
@@ -184,6 +185,9 @@ def test_explain_tells_a_request_s_story(tmp_path: Path) -> None:
                 end=runtime.ATTEMPT_END_MID_STREAM,
             )
         ],
+        hedge_delay=Duration(nanos=120_000_000),
+        hedge_sent=True,
+        winning_attempt=2,
     )
 
     with scripted_mesh(Script(explained=explained), tmp_path, service="router") as mesh:
@@ -193,6 +197,7 @@ def test_explain_tells_a_request_s_story(tmp_path: Path) -> None:
 
     assert "by acme/web" in result.stdout
     assert "DEADLINE_EXCEEDED" in result.stdout
+    assert "hedged    after 120 ms, attempt 2 answered" in result.stdout
     assert "draining" in result.stdout
     assert "behind others, in the band batch, 12 ahead" in result.stdout
     assert "attempt 2 by c:3, after its first token: 20 prompt tokens" in result.stdout

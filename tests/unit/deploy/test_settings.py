@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from deploy.local.programs import own_settings
 from deploy.local.settings import Settings, asked_engine
 from services.chassis.environ import InvalidConfig
 
@@ -43,3 +44,10 @@ def test_the_engine_is_the_machine_s_choice_unless_it_is_asked_for() -> None:
     assert asked_engine({"ENGINE": "vllm"}) == "vllm"
     with pytest.raises(InvalidConfig, match="vllm or llamacpp, got simulated"):
         asked_engine({"ENGINE": "simulated"})
+
+
+def test_a_runtime_can_be_told_what_the_others_are_not() -> None:
+    told = {"RUNTIME_2_SIMULATED_SEED": "7", "RUNTIME_SIMULATED_SEED": "1", "OTHER": "x"}
+
+    assert own_settings(2, told) == {"RUNTIME_SIMULATED_SEED": "7"}
+    assert own_settings(1, told) == {}

@@ -34,6 +34,7 @@ def test_a_sampled_trace_gets_one_span_with_the_decision(spans: InMemorySpanExpo
         "evenflow.tenant": "acme",
         "evenflow.workload_class": "interactive",
         "evenflow.endpoint": A,
+        "evenflow.hedge.not_hedged": "off",
     }
     decision = shared.requests.find("r1").decision
     assert decision is not None

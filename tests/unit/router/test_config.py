@@ -40,6 +40,8 @@ def test_the_required_variables_are_enough() -> None:
         ("ROUTER_RUNTIMES", "nowhere", "ROUTER_RUNTIMES: must be host:port"),
         ("ROUTER_LONGEST_TIMEOUT_S", "90000", "at most 86400"),
         ("ROUTER_POLICY_STALE_S", "0", "must be above 0"),
+        ("ROUTER_HEDGE_SHARE", "0.11", "hedge_share must be at most 0.1, got 0.11"),
+        ("ROUTER_HEDGE_SHARE", "5", "ROUTER_HEDGE_SHARE: must be from 0 to 1"),
     ],
 )
 def test_a_wrong_value_is_refused_by_name(variable: str, value: str, problem: str) -> None:

@@ -18,6 +18,7 @@ class Admission:
     request_id: str
     slot: Slot
     freed: int = 0
+    arm: str | None = None  # where a hedge runs, too
 
 
 @dataclass
@@ -28,7 +29,12 @@ class Oracle:
         return [each for each in self.admissions if not each.freed]
 
     def load(self, address: str) -> Load:
-        there = [each.slot for each in self.open() if each.slot.address == address]
+        there = [
+            each.slot
+            for each in self.open()
+            for at in (each.slot.address, each.arm)
+            if at == address
+        ]
         return Load(sum(each.tokens for each in there), len(there))
 
     def free(self, which: list[Admission]) -> set[str]:
@@ -51,6 +57,15 @@ class AnyInterleaving(RuleBasedStateMachine):
         slot = Slot(address, tokens, self.now_s + within_s)
         self.in_flight.admit(request_id, slot)
         self.oracle.admissions.append(Admission(request_id, slot))
+
+    @rule(request_id=ids, address=addresses)
+    def hedge(self, request_id: str, address: str) -> None:
+        which = [each for each in self.oracle.open() if each.request_id == request_id]
+        new = [each for each in which if each.arm is None]
+
+        assert self.in_flight.add_arm(request_id, address) == bool(new)
+        for each in new:
+            each.arm = address
 
     @rule(request_id=ids)
     def end_once_or_again(self, request_id: str) -> None:

@@ -31,7 +31,7 @@ from services.router.inbound.check import Mesh
 from services.router.inbound.discovery import Discovery
 from services.router.servers import check_socket, sidecar_server
 from tests.unit.router.test_log_entries import USAGE, entry
-from tests.unit.router.values import LIMITS, A, B, check_request, mesh
+from tests.unit.router.values import LIMITS, A, B, check_request, lessons, mesh
 
 ACME = (("x-evenflow-tenant", "acme"),)
 
@@ -79,7 +79,7 @@ async def served(folder: Path) -> AsyncIterator[Sidecar]:
         of,
         catalogue,
         discovery=Discovery(),
-        access_log=AccessLogServicer(of.requests, of.circuits, record, outliers=of.outliers),
+        access_log=AccessLogServicer(of.requests, lessons(of), record),
     )
     server.listen(Address(address), None)
     await check.listen(folder / "check.sock")

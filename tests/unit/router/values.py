@@ -19,6 +19,7 @@ from services.router.core.requests import Decision, Requests
 from services.router.core.tenants import ApiKey, CacheSalts, PolicyView, Tenant, Tenants
 from services.router.inbound.asked import Question
 from services.router.inbound.check import Mesh
+from services.router.inbound.lessons import Lessons
 
 GENERATE = "/evenflow.inference.v1.InferenceService/Generate"
 A, B = "127.0.0.1:9101", "127.0.0.1:9102"
@@ -109,6 +110,10 @@ def mesh(*tenants: Tenant, now_s: float = 0.0) -> Mesh:
     view = PolicyView(stale_after_s=300.0)
     view.replaced(Tenants("v1", tenants or (tenant(),)), now_s)
     return Mesh(view, endpoints(A, B), Requests(), CacheSalts(b"0123456789abcdef"), Circuits())
+
+
+def lessons(of: Mesh) -> Lessons:
+    return Lessons(of.circuits, of.outliers, of.hedging)
 
 
 def decision(request_id: str = "r1", **changes: Any) -> Decision:

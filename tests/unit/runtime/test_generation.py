@@ -312,3 +312,21 @@ def test_tokens_are_counted_as_they_are_made(tmp_path: Path) -> None:
     tokenized, counted = against(tmp_path, body)
 
     assert tokenized == counted > 0
+
+
+@pytest.mark.parametrize("attempt", ["1", "2"])
+def test_an_arm_after_the_first_says_which_it_is_with_its_first_token(
+    tmp_path: Path, attempt: str
+) -> None:
+    async def body(_: Runtime, stubs: Stubs) -> tuple[dict[str, str], dict[str, str]]:
+        metadata = (*owner(), ("x-envoy-attempt-count", attempt))
+        call = stubs.inference.Generate(asking(max_output_tokens=3), metadata=metadata, timeout=5)
+        headers = plain(await call.initial_metadata())
+        async for _event in call:
+            pass
+        return headers, plain(await call.trailing_metadata())
+
+    headers, trailers = against(tmp_path, body)
+
+    said = None if attempt == "1" else attempt
+    assert headers.get("x-evenflow-attempt") == trailers.get("x-evenflow-attempt") == said

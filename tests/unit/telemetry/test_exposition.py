@@ -85,6 +85,16 @@ def test_tokens_of_lost_attempts_are_counted_apart() -> None:
     assert not counted.series
 
 
+def test_hedges_are_counted_by_who_won() -> None:
+    counted = aggregates()
+    for seen in (observed(hedged=True), observed(hedged=True, hedge_won=True), observed()):
+        counted.take(seen, now_s=0.0)
+
+    name = "evenflow_hedges_total"
+    assert value(counted, name, outcome="won", **SERIES) == 1
+    assert value(counted, name, outcome="lost", **SERIES) == 1
+
+
 def test_opentelemetrys_histograms_know_successes_apart_from_failures() -> None:
     counted = aggregates()
     for seen in (observed(), observed(code="UNAVAILABLE", reason="ENGINE_FAILED")):

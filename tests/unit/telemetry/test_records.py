@@ -35,6 +35,7 @@ def test_without_a_second_token_there_is_no_time_per_token(changes: dict[str, An
         {"time_to_first_token_s": float("inf")},
         {"code": "FINE"},
         {"attempts": -1},
+        {"hedge_won": True},
     ],
     ids=str,
 )

@@ -34,7 +34,11 @@ from services.router.inbound.resources.names import (
 
 # Besides path and authorization, which it always passes on.
 _ASKED_WITH = ("x-request-id", "grpc-timeout", "traceparent")
-_ORDERS = ("x-evenflow-", "grpc-timeout", "x-envoy-upstream-rq-timeout-ms")
+_ORDERS = (
+    *("x-evenflow-", "grpc-timeout", "x-envoy-upstream-rq-timeout-ms"),
+    *("x-envoy-upstream-rq-per-try-timeout-ms", "x-envoy-hedge-on-per-try-timeout"),
+    "x-envoy-max-retries",
+)
 _REFUSAL = ("x-evenflow-", "grpc-", "retry-after", "x-should-retry")
 # A router that dies with a question in hand is asked again when it is back: nothing is lost with
 # it but its own books, which the next one begins anew.

@@ -34,7 +34,10 @@ from envoy_data_plane.envoy.extensions.filters.http.json_to_metadata.v3 import (
     JsonToMetadataValueType,
 )
 from envoy_data_plane.envoy.extensions.filters.http.lua.v3 import Lua
-from envoy_data_plane.envoy.extensions.filters.http.router.v3 import Router
+from envoy_data_plane.envoy.extensions.filters.http.router.v3 import (
+    Router,
+    RouterUpstreamAccessLogOptions,
+)
 from envoy_data_plane.envoy.extensions.filters.network.http_connection_manager.v3 import HttpFilter
 from envoy_data_plane.envoy.type.matcher.v3 import RegexMatcher
 from envoy_data_plane.google.protobuf import Any
@@ -43,6 +46,7 @@ from services.router.core.snapshot import DataPlane
 from services.router.inbound.resources.checking import check
 from services.router.inbound.resources.names import REQUEST_ID_HEADER
 from services.router.inbound.resources.pools import pool_of_request
+from services.router.inbound.resources.reporting import arms_log
 
 # Only routes of OpenAI's API switch these on, so gRPC does not pay for them.
 OPENAI_ERRORS = "evenflow.openai_errors"
@@ -71,12 +75,22 @@ def http_filters(plane: DataPlane, listener: str) -> list[HttpFilter]:
             CHECK, check(plane, listener)
         ),  # after the transcoder: the router reads protobuf only
         _filter("envoy.filters.http.header_to_metadata", pool_of_request()),
-        _filter("envoy.filters.http.router", Router(suppress_envoy_headers=True)),
+        _filter("envoy.filters.http.router", _router()),
     ]
 
 
 def _filter(name: str, config: betterproto2.Message, *, disabled: bool = False) -> HttpFilter:
     return HttpFilter(name=name, typed_config=Any.pack(config), disabled=disabled)
+
+
+def _router() -> Router:
+    return Router(
+        suppress_envoy_headers=True,
+        upstream_log=[arms_log()],
+        upstream_log_options=RouterUpstreamAccessLogOptions(
+            flush_upstream_log_on_upstream_stream=True
+        ),
+    )
 
 
 def _request_id_in_response() -> HeaderMutation:

@@ -2,9 +2,17 @@
 
 from datetime import timedelta
 
-from envoy_data_plane.envoy.config.accesslog.v3 import AccessLog
+from envoy_data_plane.envoy.config.accesslog.v3 import (
+    AccessLog,
+    AccessLogFilter,
+    AndFilter,
+    HeaderFilter,
+    LogTypeFilter,
+)
 from envoy_data_plane.envoy.config.core.v3 import ApiVersion
+from envoy_data_plane.envoy.config.route.v3 import HeaderMatcher
 from envoy_data_plane.envoy.config.trace.v3 import OpenTelemetryConfig, TracingHttp
+from envoy_data_plane.envoy.data.accesslog.v3 import AccessLogType
 from envoy_data_plane.envoy.extensions.access_loggers.grpc.v3 import (
     CommonGrpcAccessLogConfig,
     HttpGrpcAccessLogConfig,
@@ -12,6 +20,7 @@ from envoy_data_plane.envoy.extensions.access_loggers.grpc.v3 import (
 from envoy_data_plane.envoy.extensions.filters.network.http_connection_manager.v3 import (
     HttpConnectionManagerTracing,
 )
+from envoy_data_plane.envoy.type.matcher.v3 import StringMatcher
 from envoy_data_plane.envoy.type.v3 import Percent
 from envoy_data_plane.google.protobuf import Any
 
@@ -37,23 +46,48 @@ LOGGED_ANSWER = (
     "x-evenflow-output-tokens",
     "x-evenflow-model-version",
     "x-evenflow-engine",
+    "x-evenflow-attempt",
 )
 
 
 def access_log() -> AccessLog:
     config = HttpGrpcAccessLogConfig(
-        common_config=CommonGrpcAccessLogConfig(
-            log_name="evenflow",
-            grpc_service=grpc_to(ROUTER_CLUSTER),
-            grpc_stream_retry_policy=until_the_router_is_back(),
-            transport_api_version=ApiVersion.V3,
-            buffer_flush_interval=FLUSH,
-        ),
+        common_config=_to_the_router("evenflow"),
         additional_request_headers_to_log=list(LOGGED_REQUEST_HEADERS),
         additional_response_headers_to_log=list(LOGGED_ANSWER),
         additional_response_trailers_to_log=list(LOGGED_ANSWER),
     )
     return AccessLog(name="envoy.access_loggers.http_grpc", typed_config=Any.pack(config))
+
+
+def arms_log() -> AccessLog:
+    """Each attempt after the first, as it is sent: a hedge is paid for before its request ends."""
+    config = HttpGrpcAccessLogConfig(
+        common_config=_to_the_router("evenflow-arms"),
+        additional_request_headers_to_log=[REQUEST_ID_HEADER],
+    )
+    after_the_first = HeaderMatcher(
+        name="x-envoy-attempt-count", string_match=StringMatcher(exact="1"), invert_match=True
+    )
+    is_sent = AccessLogFilter(
+        log_type_filter=LogTypeFilter(types=[AccessLogType.UpstreamPoolReady])
+    )
+    is_another = AccessLogFilter(header_filter=HeaderFilter(header=after_the_first))
+    return AccessLog(
+        name="envoy.access_loggers.http_grpc",
+        typed_config=Any.pack(config),
+        filter=AccessLogFilter(and_filter=AndFilter(filters=[is_another, is_sent])),
+    )
+
+
+def _to_the_router(name: str) -> CommonGrpcAccessLogConfig:
+    return CommonGrpcAccessLogConfig(
+        log_name=name,
+        grpc_service=grpc_to(ROUTER_CLUSTER),
+        grpc_stream_retry_policy=until_the_router_is_back(),
+        transport_api_version=ApiVersion.V3,
+        buffer_flush_interval=FLUSH,
+    )
 
 
 def tracing(plane: DataPlane) -> HttpConnectionManagerTracing | None:
