@@ -72,7 +72,6 @@ def test_what_is_too_much_waits_and_is_answered(mesh: Mesh) -> None:
     assert len(waited) >= number // 2
     assert max(each.queue_wait.ToMilliseconds() for each in waited) > 1000 * SHORT * STEP_S
     assert all(each.queue_band == "interactive" for each in waited)
-    assert {each.outcome.attempts for each in stories} == {1}
 
 
 def test_nobody_waits_behind_a_flood(mesh: Mesh) -> None:
