@@ -30,7 +30,7 @@ from services.router.core.endpoints import Endpoints
 from services.router.core.flow import FlowControl, QueueLimits
 from services.router.core.models import Catalogue
 from services.router.core.requests import Requests
-from services.router.core.saturation import Saturation
+from services.router.core.saturation import STALE_SHARE, Saturation
 from services.router.core.snapshot import DataPlane, HostPort
 from services.router.core.tenants import CacheSalts, PolicyView
 from services.router.inbound.access_log import AccessLogServicer
@@ -131,6 +131,8 @@ def _parts(config: Config, salts: CacheSalts) -> _Parts:
     publisher = Publisher(discovery.publish, _data_plane(config), endpoints, gateway)
     publisher.publish()
     circuits = Circuits(_say)
+    stale_after_s = STALE_SHARE * config.runtime_silence_s
+    saturation = Saturation(circuits.is_open, stale_after_s=stale_after_s)
     return _Parts(
         mesh=Mesh(
             policy,
@@ -139,7 +141,7 @@ def _parts(config: Config, salts: CacheSalts) -> _Parts:
             salts,
             circuits,
             Revocations(gateway.revocations).has_serial,
-            Line(FlowControl(Saturation(circuits.is_open), _queue_limits(config))),
+            Line(FlowControl(saturation, _queue_limits(config))),
         ),
         catalogue=Catalogue(),
         discovery=discovery,
