@@ -13,7 +13,7 @@ LONGEST_PROMPT, LONGEST_OUTPUT, SLOTS = 100, 50, 3
 BOUND = 2 * max(INPUT_WEIGHT * LONGEST_PROMPT, OUTPUT_WEIGHT * LONGEST_OUTPUT * SLOTS)
 SIZES = st.lists(
     st.tuples(st.integers(1, LONGEST_PROMPT), st.integers(1, LONGEST_OUTPUT), st.booleans()),
-    min_size=1,
+    min_size=60,  # enough for an unfairness to add up
     max_size=120,
 )
 WEIGHTS = st.sampled_from([1, 2, 7])
