@@ -33,7 +33,7 @@ from services.router.core.hedging import Hedging
 from services.router.core.models import Catalogue
 from services.router.core.outliers import Outliers
 from services.router.core.requests import Requests
-from services.router.core.saturation import Saturation
+from services.router.core.saturation import STALE_SHARE, Saturation
 from services.router.core.snapshot import DataPlane, HostPort
 from services.router.core.tenants import CacheSalts, PolicyView
 from services.router.core.weights import Weights
@@ -162,6 +162,7 @@ def _parts(config: Config, salts: CacheSalts) -> _Parts:
     def shut(address: str, now_s: float) -> bool:
         return circuits.is_open(address, now_s) or bool(outliers.ejected(address, now_s))
 
+    saturation = Saturation(shut, stale_after_s=STALE_SHARE * config.runtime_silence_s)
     return _Parts(
         mesh=Mesh(
             policy,
@@ -170,7 +171,7 @@ def _parts(config: Config, salts: CacheSalts) -> _Parts:
             salts,
             circuits,
             Revocations(gateway.revocations).has_serial,
-            Line(FlowControl(Saturation(shut), _queue_limits(config))),
+            Line(FlowControl(saturation, _queue_limits(config))),
             outliers,
             Hedging(config.hedge_share),
         ),

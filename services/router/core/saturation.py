@@ -19,8 +19,9 @@ from services.router.core.endpoints import Endpoint
 
 LATE_S = 0.15  # 100 ms until it is told, and the ways
 STALE_S = 0.5  # two reports missed: nobody knows what runs there
+STALE_SHARE = 0.6  # likewise, of the silence after which an endpoint is left out
 _UNDER_WAY_S = 0.05  # what was sent so shortly before a report may not be in it
-_SMOOTHED_S = 1.0  # over which the ends a second are taken
+_SMOOTHED_S = 0.5  # over which the ends a second are taken
 _MOST_BEYOND = 3  # times max_running: for answers much shorter than LATE_S, or failing ones
 _LOOKED_AT = 64  # of a model's endpoints, where nearly all lack KV blocks
 
@@ -52,10 +53,10 @@ class _Room:
     def is_open(self) -> bool:
         return self.limit == 0 or self.under_way < self.limit
 
-    def takes(self, tokens: int, now_s: float) -> bool:
+    def takes(self, tokens: int) -> bool:
         if self.limit == 0:
             return True
-        if now_s - self.heard_at_s > STALE_S or not self.is_open:
+        if not self.is_open:
             return False
         # Where nothing runs, nothing will be freed either.
         return tokens + self.sent_tokens <= self.tokens_free or self.under_way == 0
@@ -64,7 +65,13 @@ class _Room:
 class Saturation:
     """`shut` says of an address that new requests stay away from it: its circuit is open."""
 
-    def __init__(self, shut: Callable[[str, float], bool] = lambda *_: False) -> None:
+    def __init__(
+        self,
+        shut: Callable[[str, float], bool] = lambda *_: False,
+        *,
+        stale_after_s: float = STALE_S,
+    ) -> None:
+        self._stale_after_s = stale_after_s
         self._rooms: dict[str, _Room] = {}
         self._serving: dict[str, set[str]] = {}  # model to addresses
         self._open: dict[str, dict[str, None]] = {}  # likewise; who was picked last comes last
@@ -79,7 +86,8 @@ class Saturation:
             if state.instance_id != room.instance_id:  # it has nothing of what was sent before
                 room.instance_id = state.instance_id
                 room.sent.clear()
-                room.sent_tokens = 0
+                room.sent_tokens = room.ended = 0
+                room.ends_per_s = 0.0
             _count_ends(room, now_s)
             room.max_running = state.max_running
             room.limit = state.max_running + _headroom(room) if state.max_running else 0
@@ -124,21 +132,27 @@ class Saturation:
 
     def takes(self, address: str, tokens: int, now_s: float) -> bool:
         room = self._rooms.get(address)
-        return room is None or room.takes(tokens, now_s)
+        return room is None or self._takes(room, tokens, now_s)
 
     def has_room(self, model: str, tokens: int, now_s: float) -> bool:
         """Some endpoint can start it now; or none serves it, and waiting would be in vain."""
         if not self._serving.get(model):
             return True
         for address in islice(self._open[model], _LOOKED_AT):
-            if not self._shut(address, now_s) and self._rooms[address].takes(tokens, now_s):
+            if self._shut(address, now_s):
+                continue
+            if self._takes(self._rooms[address], tokens, now_s):
                 return True
         return bool(self._open[model]) and self._has_room_when_all_are_shut(model, tokens, now_s)
 
     def _has_room_when_all_are_shut(self, model: str, tokens: int, now_s: float) -> bool:
         if not all(self._shut(address, now_s) for address in self._serving[model]):
             return False
-        return any(self._rooms[address].takes(tokens, now_s) for address in self._open[model])
+        return any(self.takes(address, tokens, now_s) for address in self._open[model])
+
+    def _takes(self, room: _Room, tokens: int, now_s: float) -> bool:
+        is_fresh = now_s - room.heard_at_s <= self._stale_after_s or room.limit == 0
+        return is_fresh and room.takes(tokens)
 
     def _refresh(self, address: str, room: _Room) -> None:
         for model in room.models:
