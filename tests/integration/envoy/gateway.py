@@ -30,7 +30,7 @@ from services.router.inbound.discovery import Discovery
 from tests.fakes.envoy_router import FakeAccessLog, FakeCheck, let_go
 from tests.fakes.scripted_runtime import Script, ScriptedRuntime, chunk
 from tests.identities import TRUST_DOMAIN, Identities
-from tests.integration.envoy.mesh import ROOT, Envoy, check_socket, running_envoy
+from tests.integration.envoy.mesh import ROOT, START_S, Envoy, check_socket, running_envoy
 
 IMAGE = ROOT / "client" / "evenflow" / "openai" / "v1" / "evenflow.binpb"
 CHAT = "/v1/chat/completions"
@@ -101,6 +101,7 @@ async def running_gateway(
         asked = await stack.enter_async_context(AsyncExitStack())
         await asked.enter_async_context(router(socket, check, log, discovery))
         envoy = await stack.enter_async_context(running_envoy(folder, socket))
+        await _router_is_well(envoy)
         scheme = "https" if snapshot.data_plane.front_end_tls else "http"
         http = await stack.enter_async_context(
             httpx.AsyncClient(base_url=f"{scheme}://{snapshot.data_plane.front_end}", verify=False)  # noqa: S501 - which certificate is a test of its own
@@ -122,6 +123,13 @@ async def running_gateway(
             router=asked,
             runtime_servers=[server for server, _ in started],
         )
+
+
+async def _router_is_well(envoy: Envoy) -> None:
+    """Envoy's first look may time out while this busy process answers it late."""
+    async with asyncio.timeout(START_S):
+        while not await envoy.statistic("cluster.check.membership_healthy"):  # noqa: ASYNC110 - it can only be asked
+            await asyncio.sleep(0.01)
 
 
 def material(files: TlsFiles) -> TlsMaterial:
