@@ -1,4 +1,4 @@
-"""People who talk: `python -m benchmarks.conversations ORDER`, a process of its own, both sides JSON.
+"""People who talk, a process of its own: `python -m benchmarks.conversations ORDER`, all in JSON.
 
 Each of so many people begins a conversation with one of several system prompts of one tenant, asks,
 reads the answer, thinks, asks again with all that was said before, and after some turns begins the
@@ -22,9 +22,17 @@ from evenflow.inference.v1 import inference_service_pb2 as pb
 
 DEADLINE_S = 120.0
 _WORDS = (
-    *("time year people way day man thing woman life child world school state family".split()),
-    *("student group country problem hand part place case week company system program".split()),
-    *("question work number night point home water room area money story fact month lot".split()),
+    "time",
+    "year",
+    "people",
+    "way",
+    "day",
+    "thing",
+    "life",
+    "world",
+    "school",
+    "state",
+    "part",
 )
 
 

@@ -13,7 +13,7 @@ import statistics
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 
 from benchmarks.conversations import Order, Outcome
@@ -48,7 +48,6 @@ class Plan:
     environ: Mapping[str, str]
     model: str
     runtimes: int
-    side_by_side: bool  # all arms' meshes at once; they idle while another is measured
     ready_within_s: float
     cases: Sequence[Case]
 
@@ -68,22 +67,23 @@ SIMULATED = Plan(
     },
     model="simulated",
     runtimes=4,
-    side_by_side=True,
     ready_within_s=120.0,
     cases=(
         Case(
             name="shared",
             talk={
-                **{"people": 40, "for_s": 40.0, "warm_s": 15.0, "think_s": 0.7},
-                **{"systems": 40, "system_words": 1000, "turns": 2},
+                "people": 40,
+                "for_s": 40.0,
+                "warm_s": 15.0,
+                "think_s": 0.7,
+                "systems": 40,
+                "system_words": 1000,
+                "turns": 2,
             },
         ),
         Case(
             name="no_sharing",
-            talk={
-                **{"people": 24, "for_s": 35.0, "warm_s": 5.0, "think_s": 0.7},
-                **{"system_words": 400, "turns": 1},
-            },
+            talk={"people": 24, "for_s": 35.0, "warm_s": 5.0, "think_s": 0.7, "system_words": 400},
         ),
     ),
 )
@@ -92,15 +92,20 @@ VLLM = Plan(
     environ={"ENGINE": "vllm", "RUNTIME_KV_CACHE_MIB": "96", "ROUTER_TRACE_SHARE": "0.01"},
     model="smollm2-135m-instruct",
     runtimes=2,
-    side_by_side=False,  # two runtimes of it are all that two cores can take
     ready_within_s=400.0,
     cases=(
         Case(
             name="shared",
             talk={
-                **{"people": 6, "for_s": 75.0, "warm_s": 25.0, "think_s": 0.5},
-                **{"systems": 12, "system_words": 450, "question_words": 30, "turns": 2},
+                "people": 6,
+                "for_s": 75.0,
+                "warm_s": 25.0,
+                "think_s": 0.5,
+                "systems": 12,
+                "system_words": 450,
+                "question_words": 30,
                 "answer_tokens": 8,
+                "turns": 2,
             },
         ),
     ),
@@ -145,20 +150,13 @@ def main(arguments: list[str]) -> int:
 
 
 def _meshes(plan: Plan, repeats: int) -> Iterator[tuple[Case, str, int, Mesh]]:
-    """Every case on every arm, arms in changing order."""
-    if not plan.side_by_side:
-        for arm in ("round_robin", "prefix", "least_load"):
+    """Every case on every arm, one mesh after the other, arms in changing order."""
+    names = list(ARMS)
+    for repeat in range(1, 1 + repeats):
+        for arm in names[repeat % len(names) :] + names[: repeat % len(names)]:
             with _mesh(plan, arm) as mesh:
                 for case in plan.cases:
-                    yield case, arm, 1, mesh
-        return
-    with ExitStack() as stack:
-        meshes = {arm: stack.enter_context(_mesh(plan, arm)) for arm in ARMS}
-        for repeat in range(1, 1 + repeats):
-            for case in plan.cases:
-                names = list(meshes)
-                for arm in names[repeat % len(names) :] + names[: repeat % len(names)]:
-                    yield case, arm, repeat, meshes[arm]
+                    yield case, arm, repeat, mesh
 
 
 @contextmanager
