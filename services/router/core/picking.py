@@ -24,7 +24,7 @@ from services.router.core.weights import Weights
 
 TRIED = 3  # the first and Envoy's two retries
 KEPT = 8  # candidates that are shown; of the others, how many
-_NO_WEIGHTS = Weights(0, 0, 0, 0)
+_NO_WEIGHTS = Weights().scaled(0, cached=0)
 
 
 class Candidate(NamedTuple):  # not a dataclass: eight of them are made for each request
@@ -94,7 +94,7 @@ class Picker:
 
     @property
     def looks_at_prompts(self) -> bool:
-        return self._weights.cached > 0
+        return self._weights.cached > 0 or self._weights.evicted > 0
 
     def eligible(self, model: str, pool: str) -> Eligible:
         return self._eligibility.of(model, pool)
@@ -133,10 +133,14 @@ class Picker:
     ) -> Sequence[Candidate]:
         work, trust = self._in_flight.work, self._expectations.trust
         costs = dict(zip(addresses, map(work.__getitem__, addresses), strict=True))
-        per_block = self._weights.cached * BLOCK_TOKENS
+        full, weights = self._expectations.full, self._weights
+        for address in full:
+            if address in costs:
+                costs[address] += weights.evicted * wanted.prompt_tokens
         for address, blocks in held.items():
             if address in costs:
-                costs[address] -= per_block * blocks * trust[address]
+                saves = weights.cached + weights.evicted if address in full else weights.cached
+                costs[address] -= saves * blocks * BLOCK_TOKENS * trust[address]
         if self._round_robin:
             addresses = self._in_turn(addresses)
         if len(addresses) > KEPT:

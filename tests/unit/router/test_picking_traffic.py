@@ -7,8 +7,8 @@ import pytest
 from services.router.core.weights import Weights
 from tests.unit.router.traffic import Seen, Street, conversations, nothing_shared
 
-ROUND_ROBIN = Weights(0, 0, 0, 0)
-LEAST_LOAD = Weights(cached=0)
+ROUND_ROBIN = Weights().scaled(0, cached=0)
+LEAST_LOAD = Weights().scaled(1, cached=0)
 # All engines together have room for the system prompts, one alone has not.
 SHARED = conversations(systems=40, system_words=1000, turns=2)
 
