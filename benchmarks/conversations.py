@@ -115,7 +115,8 @@ class People:
                 elif isinstance(event, pb.Finished):
                     usage = event.usage
         except EvenflowError as error:
-            print(f"failed: {error}", file=sys.stderr)
+            if not outcome.failed:
+                print(f"the first that failed: {error}", file=sys.stderr)
             outcome.failed += 1
             return text
         if self._from_s <= time.perf_counter() < self._until_s:

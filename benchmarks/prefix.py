@@ -19,7 +19,7 @@ from dataclasses import asdict, dataclass, field
 from benchmarks.conversations import Order, Outcome
 from benchmarks.mesh import ROOT, Mesh, running
 from benchmarks.results import Goal, line
-from benchmarks.watching import cache_counters
+from benchmarks.watching import cache_counters, let_all_tenants_use_all_models
 
 ARMS: Mapping[str, Mapping[str, str]] = {
     "prefix": {},
@@ -32,6 +32,9 @@ GOALS = (
     Goal("ttft_p95_times_round_robin", at_most=1.0),
     Goal("no_sharing_throughput_times_least_load", at_least=0.97),
 )
+
+
+POLICY_WITHIN_S = 30.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -164,6 +167,7 @@ def _mesh(plan: Plan, arm: str) -> Iterator[Mesh]:
     environ = {**plan.environ, **ARMS[arm]}
     options = {"runtimes": plan.runtimes, "ready_within_s": plan.ready_within_s}
     with running(environ, command=plan.command, **options) as mesh:
+        let_all_tenants_use_all_models(mesh, within_s=POLICY_WITHIN_S)
         yield mesh
 
 

@@ -27,8 +27,8 @@ class Weights:
     decode: float = 0.25
     # What is cached need not be computed.
     cached: float = 1.0
-    # What is computed where the cache is full costs more than its own time: it evicts as many tokens
-    # that somebody else comes back for. Simulated conversations gain until about 3 (docs/picking.md).
+    # What is computed where the cache is full costs more than its own time: it evicts as much that
+    # somebody else comes back for. Simulated conversations gain until about 3 (docs/picking.md).
     # Where there is room it costs nothing, so a prompt that many share spreads at once.
     evicted: float = 3.0
     # A request without room waits until another ends, which takes longer than computing as many

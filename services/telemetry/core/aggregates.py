@@ -129,4 +129,5 @@ def _count_tokens(tokens: Counter[str], seen: Observation) -> None:
     if seen.usage is not None:
         tokens["prompt"] += seen.usage.prompt_tokens
         tokens["cached_prompt"] += seen.usage.cached_prompt_tokens
+        tokens["expected_cached_prompt"] += seen.expected_cached_tokens
         tokens["output"] += seen.usage.output_tokens

@@ -62,6 +62,7 @@ class Observation:
     duration_s: float
     usage: Usage | None  # None: the runtime never said
     attempts: int
+    expected_cached_tokens: int = 0  # in the prefix cache, by the router
 
     def __post_init__(self) -> None:
         times = (self.queue_wait_s, self.time_to_first_token_s, self.duration_s)
@@ -71,6 +72,8 @@ class Observation:
             raise InvalidObservation(f"must be a gRPC code, got {self.code!r}")
         if self.attempts < 0:
             raise InvalidObservation(f"attempts must be at least 0, got {self.attempts}")
+        if self.expected_cached_tokens < 0:
+            raise InvalidObservation("expected_cached_tokens must be at least 0")
 
     @property
     def succeeded(self) -> bool:

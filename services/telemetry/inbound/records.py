@@ -90,6 +90,7 @@ def decode(record: pb.RequestRecord) -> Observation:
         duration_s=_seconds(record.duration) or 0.0,
         usage=_usage(record),
         attempts=record.attempts,
+        expected_cached_tokens=record.expected_cached_tokens,
     )
 
 

@@ -170,7 +170,13 @@ def test_explain_tells_a_request_s_story(tmp_path: Path) -> None:
         tenant="acme",
         workload="web",
         model="smollm2",
-        candidates=[router.ExplainResponse.Candidate(address="a:1", left_out="draining")],
+        candidates=[
+            router.ExplainResponse.Candidate(
+                address="b:2", cost=-81.5, expected_cached_tokens=128, kv_missing_tokens=7
+            ),
+            router.ExplainResponse.Candidate(address="a:1", left_out="draining"),
+        ],
+        other_candidates={"unreachable": 990},
         outcome=router.ExplainResponse.Outcome(endpoint="b:2", grpc_code=4, attempts=1),
     )
 
@@ -182,6 +188,9 @@ def test_explain_tells_a_request_s_story(tmp_path: Path) -> None:
     assert "by acme/web" in result.stdout
     assert "DEADLINE_EXCEEDED" in result.stdout
     assert "draining" in result.stdout
+    assert "-82" in result.stdout
+    assert "lacks 7 of KV" in result.stdout
+    assert "and 990 more: unreachable" in result.stdout
     assert (unknown.exit_code, "REQUEST_NOT_FOUND" in unknown.stderr) == (1, True)
 
 
