@@ -78,7 +78,10 @@ class PrefixIndex:
         if cache is None:
             cache = self._caches[address] = _Cache(bit=1 << len(self._addresses))
             self._addresses.append(address)
-        cache.capacity = tokens // BLOCK_TOKENS
+        capacity = tokens // BLOCK_TOKENS
+        if capacity == cache.capacity:
+            return
+        cache.capacity = capacity
         self._full.discard(address)
         self._evict(address, cache)
 

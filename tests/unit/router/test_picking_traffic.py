@@ -44,6 +44,10 @@ def test_where_nothing_is_shared_it_is_least_load() -> None:
     assert ours.requests == pytest.approx(least_load.requests, rel=0.03)
 
 
+def test_what_would_be_evicted_counts() -> None:
+    assert shared(Weights()).hit_rate > 1.25 * shared(Weights(evicted=0)).hit_rate
+
+
 def test_a_prompt_that_all_share_spreads_and_overloads_nobody_for_long() -> None:
     hot = conversations(systems=1, system_words=1500, turns=1)
     ours, least_load = (

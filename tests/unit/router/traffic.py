@@ -122,9 +122,6 @@ class Street:
         self._stepping: set[str] = set()
         self._due: list[tuple[float, int, Callable[[float], None]]] = []
         self._numbers = itertools.count()
-        for address in self._engines:
-            kv_tokens = BEHAVIOUR.kv_blocks * BEHAVIOUR.kv_block_tokens
-            self.requests.expectations.resize(address, kv_tokens=kv_tokens)
 
     def live(self, traffic: Traffic, *, people: int, for_s: float) -> Seen:
         self._at(0.0, self._tell_states)
@@ -144,6 +141,8 @@ class Street:
             now = engine.state()
             room = {"kv_blocks_free": now.kv_blocks_free, "kv_blocks_total": now.kv_blocks_total}
             self._known.saw(address, state(**room, kv_block_tokens=now.kv_block_tokens))
+            kv_tokens = now.kv_blocks_total * now.kv_block_tokens
+            self.requests.expectations.resize(address, kv_tokens=kv_tokens)
         self._at(now_s + 0.2, self._tell_states)
 
     def _ask(self, person: Turns) -> Callable[[float], None]:
