@@ -13,13 +13,13 @@ import statistics
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 
 from benchmarks.conversations import Order, Outcome
 from benchmarks.mesh import ROOT, Mesh, running
 from benchmarks.results import Goal, line
-from benchmarks.watching import cache_counters
+from benchmarks.watching import cache_counters, let_all_tenants_use_all_models
 
 ARMS: Mapping[str, Mapping[str, str]] = {
     "prefix": {},
@@ -32,6 +32,9 @@ GOALS = (
     Goal("ttft_p95_times_round_robin", at_most=1.0),
     Goal("no_sharing_throughput_times_least_load", at_least=0.97),
 )
+
+
+POLICY_WITHIN_S = 30.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,7 +51,6 @@ class Plan:
     environ: Mapping[str, str]
     model: str
     runtimes: int
-    side_by_side: bool  # all arms' meshes at once; they idle while another is measured
     ready_within_s: float
     cases: Sequence[Case]
 
@@ -68,7 +70,6 @@ SIMULATED = Plan(
     },
     model="simulated",
     runtimes=4,
-    side_by_side=True,
     ready_within_s=120.0,
     cases=(
         Case(
@@ -85,14 +86,7 @@ SIMULATED = Plan(
         ),
         Case(
             name="no_sharing",
-            talk={
-                "people": 24,
-                "for_s": 35.0,
-                "warm_s": 5.0,
-                "think_s": 0.7,
-                "system_words": 400,
-                "turns": 1,
-            },
+            talk={"people": 24, "for_s": 35.0, "warm_s": 5.0, "think_s": 0.7, "system_words": 400},
         ),
     ),
 )
@@ -101,7 +95,6 @@ VLLM = Plan(
     environ={"ENGINE": "vllm", "RUNTIME_KV_CACHE_MIB": "96", "ROUTER_TRACE_SHARE": "0.01"},
     model="smollm2-135m-instruct",
     runtimes=2,
-    side_by_side=False,  # two runtimes of it are all that two cores can take
     ready_within_s=400.0,
     cases=(
         Case(
@@ -114,8 +107,8 @@ VLLM = Plan(
                 "systems": 12,
                 "system_words": 450,
                 "question_words": 30,
-                "turns": 2,
                 "answer_tokens": 8,
+                "turns": 2,
             },
         ),
     ),
@@ -160,20 +153,13 @@ def main(arguments: list[str]) -> int:
 
 
 def _meshes(plan: Plan, repeats: int) -> Iterator[tuple[Case, str, int, Mesh]]:
-    """Every case on every arm, arms in changing order."""
-    if not plan.side_by_side:
-        for arm in ("round_robin", "prefix", "least_load"):
+    """Every case on every arm, one mesh after the other, arms in changing order."""
+    names = list(ARMS)
+    for repeat in range(1, 1 + repeats):
+        for arm in names[repeat % len(names) :] + names[: repeat % len(names)]:
             with _mesh(plan, arm) as mesh:
                 for case in plan.cases:
-                    yield case, arm, 1, mesh
-        return
-    with ExitStack() as stack:
-        meshes = {arm: stack.enter_context(_mesh(plan, arm)) for arm in ARMS}
-        for repeat in range(1, 1 + repeats):
-            for case in plan.cases:
-                names = list(meshes)
-                for arm in names[repeat % len(names) :] + names[: repeat % len(names)]:
-                    yield case, arm, repeat, meshes[arm]
+                    yield case, arm, repeat, mesh
 
 
 @contextmanager
@@ -181,6 +167,7 @@ def _mesh(plan: Plan, arm: str) -> Iterator[Mesh]:
     environ = {**plan.environ, **ARMS[arm]}
     options = {"runtimes": plan.runtimes, "ready_within_s": plan.ready_within_s}
     with running(environ, command=plan.command, **options) as mesh:
+        let_all_tenants_use_all_models(mesh, within_s=POLICY_WITHIN_S)
         yield mesh
 
 

@@ -62,12 +62,31 @@ def cache_counters(mesh: Mesh) -> CacheCounters:
     )
 
 
+def let_all_tenants_use_all_models(mesh: Mesh, *, within_s: float) -> None:
+    """Returns when the router knows."""
+    file = mesh.home / "tenants.yaml"
+    before = _listed(mesh).policy_version
+    file.write_text(file.read_text().replace("models: [smollm2-135m-instruct]", 'models: ["*"]'))
+    tick = threading.Event()
+    for _ in range(round(within_s / LOOK_EVERY_S)):
+        if _listed(mesh).policy_version != before:
+            return
+        tick.wait(LOOK_EVERY_S)
+    raise RuntimeError("the router has not heard of the changed policy")
+
+
 def _endpoints(mesh: Mesh) -> Sequence[pb.Endpoint]:
+    return _listed(mesh).endpoints
+
+
+def _listed(mesh: Mesh) -> pb.ListEndpointsResponse:
     folder = service_folder(mesh.home, "operator")
     address = f"127.0.0.1:{mesh.ports.router}"
     with Connection(address, folder, service_name("router")).blocking_channel() as channel:
-        asked = pb.ListEndpointsRequest()
-        return RouterServiceStub(channel).ListEndpoints(asked, timeout=CALL_S).endpoints
+        listed: pb.ListEndpointsResponse = RouterServiceStub(channel).ListEndpoints(
+            pb.ListEndpointsRequest(), timeout=CALL_S
+        )
+    return listed
 
 
 def held_in_the_end(mesh: Mesh, *, within_s: float) -> Held:

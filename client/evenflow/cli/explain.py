@@ -26,11 +26,30 @@ def explain(channel: grpc.Channel, request_id: str) -> None:
     console = Console(highlight=False, markup=False)
     for line in story(why):
         console.print(line)
-    candidates = Table("endpoint, best first", "tokens in flight", "left out because")
-    for each in why.candidates:
-        candidates.add_row(each.address, str(each.in_flight_tokens), each.left_out)
     if why.candidates:
-        console.print(candidates)
+        console.print(candidates_table(why))
+    for reason, number in sorted(why.other_candidates.items()):
+        console.print(f"and {number} more: {reason or 'could be used, at a higher cost'}")
+
+
+def candidates_table(why: pb.ExplainResponse) -> Table:
+    """In tokens; fits 80 columns."""
+    table = Table(
+        "endpoint, best first", "cost", "cached", "to read", "to write", "left out because"
+    )
+    for each in why.candidates:
+        if each.left_out:
+            table.add_row(each.address, "", "", "", "", each.left_out)
+            continue
+        table.add_row(
+            each.address,
+            f"{each.cost:.0f}",
+            str(each.expected_cached_tokens),
+            str(each.in_flight_prefill_tokens),
+            str(each.in_flight_decode_tokens),
+            f"(lacks {each.kv_missing_tokens} of KV)" if each.kv_missing_tokens else "",
+        )
+    return table
 
 
 def story(why: pb.ExplainResponse) -> Iterator[str]:

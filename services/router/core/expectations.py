@@ -8,6 +8,7 @@ prefix cache at all, lower an endpoint's attraction instead of sending requests 
 
 from collections import Counter, defaultdict
 from collections.abc import Mapping
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 
 from services.router.core.endings import Usage
@@ -37,6 +38,11 @@ class Expectations:
     def held_blocks(self, keys: Keys) -> Mapping[str, int]:
         """How many of the first blocks endpoints have, as the index says; none: not there."""
         return self._index.matched(keys)
+
+    @property
+    def full(self) -> AbstractSet[str]:
+        """Addresses where whatever is computed evicts something else."""
+        return self._index.full
 
     @property
     def trust(self) -> Mapping[str, float]:

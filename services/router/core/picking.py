@@ -11,7 +11,8 @@ room, what Explain shows) for the KEPT cheapest alone.
 
 import heapq
 from collections import Counter
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -24,7 +25,7 @@ from services.router.core.weights import Weights
 
 TRIED = 3  # the first and Envoy's two retries
 KEPT = 8  # candidates that are shown; of the others, how many
-_NO_WEIGHTS = Weights(0, 0, 0, 0)
+_NO_WEIGHTS = Weights().scaled(0, cached=0)
 _FULL = 1e12  # more than any work: what can't start the request now comes last
 
 
@@ -62,7 +63,7 @@ class Conditions:
     last; a retry may go there."""
 
     filters: Sequence[Filter] = ()
-    full: Collection[str] = ()  # kept up by whoever knows
+    full: AbstractSet[str] = frozenset()  # kept up by whoever knows
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,7 +114,7 @@ class Picker:
 
     @property
     def looks_at_prompts(self) -> bool:
-        return self._weights.cached > 0
+        return self._weights.cached > 0 or self._weights.evicted > 0
 
     def eligible(self, model: str, pool: str) -> Eligible:
         return self._eligibility.of(model, pool)
@@ -150,21 +151,29 @@ class Picker:
     def _best(
         self, wanted: Wanted, addresses: Sequence[str], held: Mapping[str, int]
     ) -> Sequence[Candidate]:
-        work, trust = self._in_flight.work, self._expectations.trust
-        costs = dict(zip(addresses, map(work.__getitem__, addresses), strict=True))
-        per_block = self._weights.cached * BLOCK_TOKENS
-        for address, blocks in held.items():
-            if address in costs:
-                costs[address] -= per_block * blocks * trust[address]
-        for address in self._full:
-            if address in costs:
-                costs[address] += _FULL
+        costs = self._costs(wanted, addresses, held)
         if self._round_robin:
             addresses = self._in_turn(addresses)
         if len(addresses) > KEPT:
             addresses = heapq.nsmallest(KEPT, addresses, key=costs.__getitem__)
         seen = [self._candidate(each, wanted, held, costs[each]) for each in addresses]
         return seen if self._round_robin else sorted(seen, key=_rank)
+
+    def _costs(
+        self, wanted: Wanted, addresses: Sequence[str], held: Mapping[str, int]
+    ) -> Mapping[str, float]:
+        """Without what all of them have in common."""
+        work, weights = self._in_flight.work, self._weights
+        costs = dict(zip(addresses, map(work.__getitem__, addresses), strict=True))
+        evicting, trust = self._expectations.full, self._expectations.trust
+        for address in costs.keys() & evicting:
+            costs[address] += weights.evicted * wanted.prompt_tokens
+        for address in costs.keys() & held.keys():
+            saves = weights.cached + (weights.evicted if address in evicting else 0.0)
+            costs[address] -= saves * held[address] * BLOCK_TOKENS * trust[address]
+        for address in costs.keys() & self._full:
+            costs[address] += _FULL
+        return costs
 
     def _in_turn(self, addresses: Sequence[str]) -> Sequence[str]:
         first = self._turn % max(1, len(addresses))

@@ -16,6 +16,7 @@ automatic prefix caching.
 
 from collections import OrderedDict
 from collections.abc import Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 from itertools import compress
 
@@ -62,9 +63,15 @@ class PrefixIndex:
         self._caches: dict[str, _Cache] = {}
         self._addresses: list[str] = []  # by bit
         self._holders: dict[int, int] = {}  # by key; never zero
+        self._full: set[str] = set()
 
     def __len__(self) -> int:
         return len(self._holders)
+
+    @property
+    def full(self) -> AbstractSet[str]:
+        """Addresses where whatever is added evicts something else."""
+        return self._full
 
     def resize(self, address: str, tokens: int) -> None:
         """Takes how many tokens an endpoint's KV cache holds."""
@@ -72,8 +79,12 @@ class PrefixIndex:
         if cache is None:
             cache = self._caches[address] = _Cache(bit=1 << len(self._addresses))
             self._addresses.append(address)
-        cache.capacity = tokens // BLOCK_TOKENS
-        self._evict(cache)
+        capacity = tokens // BLOCK_TOKENS
+        if capacity == cache.capacity:
+            return
+        cache.capacity = capacity
+        self._full.discard(address)
+        self._evict(address, cache)
 
     def add(self, address: str, keys: Keys) -> None:
         """It has these blocks now, or will have before the next request is read there."""
@@ -87,13 +98,14 @@ class PrefixIndex:
             else:
                 blocks[key] = None
                 holders[key] = holders.get(key, 0) | bit
-        self._evict(cache)
+        self._evict(address, cache)
 
     def forget(self, address: str) -> None:
         """Its cache is empty."""
         cache = self._caches.get(address)
         while cache is not None and cache.blocks:
             self._drop_oldest(cache)
+        self._full.discard(address)
 
     def matched(self, keys: Keys) -> dict[str, int]:
         """How many of the first blocks each endpoint has; those that have none are not there."""
@@ -114,8 +126,10 @@ class PrefixIndex:
         bits = f"{endpoints:b}".encode().translate(_DIGITS)[::-1]
         return list(compress(self._addresses, bits))
 
-    def _evict(self, cache: _Cache) -> None:
+    def _evict(self, address: str, cache: _Cache) -> None:
         room = min(cache.capacity, self._kept_blocks // len(self._caches))
+        if len(cache.blocks) > room:
+            self._full.add(address)
         while len(cache.blocks) > room:
             self._drop_oldest(cache)
 

@@ -5,10 +5,11 @@ An endpoint's cost for a request is the work before it and in it, in prompt toke
     prefill * (prompt tokens in flight there + the prompt's own)
     + decode * (output tokens in flight there, at most)
     - cached * (tokens of the prompt that it is expected to have cached)
+    + evicted * (the other tokens of the prompt, if its prefix cache is full)
     + kv * (tokens that its KV cache lacks to take the request)
 
 The endpoint with the lowest cost is picked. The form is Dynamo's KV router's. All weights zero is
-round robin, `cached` alone zero is least load.
+round robin, `cached` and `evicted` alone zero is least load.
 """
 
 import math
@@ -24,9 +25,12 @@ class Weights:
     # it is written in one step with those of others, and callers let write four times what is
     # written. It delays a new prompt by a fraction of its step only.
     decode: float = 0.25
-    # What is computed again costs more than its own time: it evicts as many tokens that somebody
-    # else comes back for. Simulated conversations gain until about 4 (docs/picking.md).
-    cached: float = 4.0
+    # What is cached need not be computed.
+    cached: float = 1.0
+    # What is computed where the cache is full costs more than its own time: it evicts as much that
+    # somebody else comes back for. Simulated conversations gain until about 3 (docs/picking.md).
+    # Where there is room it costs nothing, so a prompt that many share spreads at once.
+    evicted: float = 3.0
     # A request without room waits until another ends, which takes longer than computing as many
     # tokens; so missing ones count twice.
     kv: float = 2.0
@@ -40,5 +44,6 @@ class Weights:
             prefill=self.prefill * load,
             decode=self.decode * load,
             cached=self.cached * cached,
+            evicted=self.evicted * cached,
             kv=self.kv * load,
         )

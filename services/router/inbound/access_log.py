@@ -103,6 +103,7 @@ def write_line(request: Request, end: Ended) -> None:
             "tenant": decision.tenant,
             "workload": decision.workload,
             "model": decision.model,
+            "expected_cached_tokens": decision.expected_cached_tokens if usage else None,
             "workload_class": decision.workload_class.value if decision.workload_class else None,
             "queue_ms": _ms(decision.queue_wait_s),
             "trace_id": decision.trace_id,

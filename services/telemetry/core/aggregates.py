@@ -86,6 +86,7 @@ class Aggregates:
             totals.hedges["won" if seen.hedge_won else "lost"] += 1
         if seen.usage is not None:
             _count_tokens(totals.tokens, seen.usage)
+            totals.tokens["expected_cached_prompt"] += seen.expected_cached_tokens
         self._take_model(series.model, seen, named.error_type)
         return named
 

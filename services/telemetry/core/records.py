@@ -72,6 +72,7 @@ class Observation:
     attempts: int
     hedged: bool = False
     hedge_won: bool = False
+    expected_cached_tokens: int = 0  # in the prefix cache, by the router
 
     def __post_init__(self) -> None:
         times = (self.queue_wait_s, self.time_to_first_token_s, self.duration_s)
@@ -83,6 +84,8 @@ class Observation:
             raise InvalidObservation(f"attempts must be at least 0, got {self.attempts}")
         if self.hedge_won and not self.hedged:
             raise InvalidObservation("a hedge that was not sent can't have won")
+        if self.expected_cached_tokens < 0:
+            raise InvalidObservation("expected_cached_tokens must be at least 0")
 
     @property
     def succeeded(self) -> bool:

@@ -119,7 +119,8 @@ class MeshCollector(Collector):
         )
         tokens = CounterMetricFamily(
             "evenflow_tokens",
-            "Tokens as engines counted them; cached_prompt is a part of prompt.",
+            "Tokens as engines counted them; cached_prompt is a part of prompt, and "
+            "expected_cached_prompt what routers expected it to be.",
             labels=(*_SERIES, "kind"),
         )
         attempts = CounterMetricFamily(

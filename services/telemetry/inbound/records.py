@@ -106,6 +106,7 @@ def decode(record: pb.RequestRecord) -> Observation:
         attempts=record.attempts,
         hedged=record.hedged,
         hedge_won=record.hedge_won,
+        expected_cached_tokens=record.expected_cached_tokens,
     )
 
 

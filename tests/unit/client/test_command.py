@@ -171,7 +171,13 @@ def test_explain_tells_a_request_s_story(tmp_path: Path) -> None:
         tenant="acme",
         workload="web",
         model="smollm2",
-        candidates=[router.ExplainResponse.Candidate(address="a:1", left_out="draining")],
+        candidates=[
+            router.ExplainResponse.Candidate(
+                address="b:2", cost=-81.5, expected_cached_tokens=128, kv_missing_tokens=7
+            ),
+            router.ExplainResponse.Candidate(address="a:1", left_out="draining"),
+        ],
+        other_candidates={"unreachable": 990},
         queue_reason="behind others",
         queue_band="batch",
         queued_ahead=12,
@@ -201,6 +207,9 @@ def test_explain_tells_a_request_s_story(tmp_path: Path) -> None:
     assert "draining" in result.stdout
     assert "behind others, in the band batch, 12 ahead" in result.stdout
     assert "attempt 2 by c:3, after its first token: 20 prompt tokens" in result.stdout
+    assert "-82" in result.stdout
+    assert "lacks 7 of KV" in result.stdout
+    assert "and 990 more: unreachable" in result.stdout
     assert (unknown.exit_code, "REQUEST_NOT_FOUND" in unknown.stderr) == (1, True)
 
 

@@ -157,3 +157,16 @@ def test_an_open_circuit_is_left_out_unless_nothing_else_is_left() -> None:
     assert order() == [A, B]
     assert order(A) == [B]
     assert order(A, B) == [A, B]
+
+
+def test_open_circuits_are_known_by_their_addresses() -> None:
+    circuits = broken()
+    assert circuits.open(NOW_S) == {A: "circuit open"}
+    assert circuits.open(NOW_S + TRIED_AGAIN_AFTER_S) == {}
+
+    circuits.restarted(A)
+    assert circuits.open(NOW_S) == {}
+
+    again = broken()
+    succeeds(again, began_s=NOW_S)
+    assert again.open(NOW_S) == {}

@@ -13,6 +13,7 @@ from services.router.core.weights import Weights
 from tests.unit.router.values import A, B, busy, decision, endpoints, model, picker, state
 
 KEYS = (1, 2, 3, 4)
+LEAST_LOAD, NONE = Weights().scaled(1, cached=0), Weights().scaled(0, cached=0)
 WANTED = Wanted("small", keys=KEYS, prompt_tokens=4 * BLOCK_TOKENS, output_tokens=10)
 
 
@@ -68,7 +69,7 @@ def cost(each: There, weights: Weights) -> float:
 
 
 @settings(deadline=None)  # a busy machine is no fault
-@given(theres, st.sampled_from([Weights(), Weights(cached=0), Weights(0, 0, 0, 0)]))
+@given(theres, st.sampled_from([Weights(), LEAST_LOAD, NONE]))
 def test_the_lowest_cost_is_first_and_every_cost_is_shown(
     there: list[There], weights: Weights
 ) -> None:
@@ -123,7 +124,7 @@ def test_ties_go_to_fewer_requests_then_to_the_lower_address() -> None:
 
 def test_without_weights_endpoints_take_turns_whatever_their_load() -> None:
     requests = busy({A: 1000})
-    requests.weights = Weights(0, 0, 0, 0)
+    requests.weights = NONE
     requests.in_flight = type(requests.in_flight)(requests.weights)
     around = picker(endpoints(A, B), requests)
 

@@ -113,6 +113,24 @@ def test_an_endpoint_whose_cache_is_not_known_has_nothing() -> None:
     assert index.matched(keys("xy")) == {}
 
 
+def test_a_cache_is_full_once_something_was_evicted_until_it_is_empty_or_larger() -> None:
+    index = PrefixIndex()
+    index.resize("a:1", 2 * BLOCK_TOKENS)
+    index.add("a:1", keys("xx"))
+    assert set(index.full) == set()
+
+    index.add("a:1", keys("y"))
+    index.resize("a:1", 2 * BLOCK_TOKENS)  # as runtimes say again and again
+    assert set(index.full) == {"a:1"}
+
+    index.forget("a:1")
+    assert set(index.full) == set()
+    index.add("a:1", keys("xyx"))
+    assert set(index.full) == {"a:1"}
+    index.resize("a:1", 3 * BLOCK_TOKENS)
+    assert set(index.full) == set()
+
+
 def test_all_endpoints_together_keep_a_bounded_number_of_blocks() -> None:
     index = PrefixIndex(kept_blocks=6)
     for address in ADDRESSES:

@@ -17,9 +17,11 @@ from services.router.core.inflight import Slot
 from services.router.core.picking import Conditions, Filter, Picker
 from services.router.core.requests import Decision, Requests
 from services.router.core.tenants import ApiKey, CacheSalts, PolicyView, Tenant, Tenants
+from services.router.inbound.answers import Answer
 from services.router.inbound.asked import Question
 from services.router.inbound.check import Mesh
 from services.router.inbound.lessons import Lessons
+from services.router.inbound.line import Held
 
 GENERATE = "/evenflow.inference.v1.InferenceService/Generate"
 A, B = "127.0.0.1:9101", "127.0.0.1:9102"
@@ -110,6 +112,12 @@ def mesh(*tenants: Tenant, now_s: float = 0.0) -> Mesh:
     view = PolicyView(stale_after_s=300.0)
     view.replaced(Tenants("v1", tenants or (tenant(),)), now_s)
     return Mesh(view, endpoints(A, B), Requests(), CacheSalts(b"0123456789abcdef"), Circuits())
+
+
+def headers_of(answer: Answer | Held) -> Mapping[str, str]:
+    """Of one that did not have to wait."""
+    assert isinstance(answer, Answer)
+    return dict(answer.headers)
 
 
 def lessons(of: Mesh) -> Lessons:

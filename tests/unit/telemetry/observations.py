@@ -22,6 +22,7 @@ ORDINARY = Observation(
     duration_s=1.1,
     usage=Usage(prompt_tokens=20, cached_prompt_tokens=16, output_tokens=11),
     attempts=1,
+    expected_cached_tokens=12,
 )
 REFUSED = replace(
     ORDINARY,
@@ -33,6 +34,7 @@ REFUSED = replace(
     duration_s=0.001,
     usage=None,
     attempts=0,
+    expected_cached_tokens=0,
 )
 
 
@@ -55,6 +57,7 @@ def record(**changes: Any) -> pb.RequestRecord:
         engine="llamacpp",
         usage=UsageMessage(prompt_tokens=20, cached_prompt_tokens=16, output_tokens=11),
         attempts=1,
+        expected_cached_tokens=12,
         **changes,
     )
     made.queue_wait.FromMilliseconds(2)

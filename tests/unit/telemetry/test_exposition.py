@@ -64,9 +64,9 @@ def test_outcomes_tokens_and_attempts_are_counted() -> None:
     assert value(counted, name, **outcome, **SERIES) == 1
     tokens = [
         value(counted, "evenflow_tokens_total", kind=kind, **SERIES)
-        for kind in ("prompt", "cached_prompt", "output")
+        for kind in ("prompt", "cached_prompt", "expected_cached_prompt", "output")
     ]
-    assert tokens == [40, 32, 22]
+    assert tokens == [40, 32, 24, 22]
     assert value(counted, "evenflow_attempts_total", **SERIES) == 4
     assert value(counted, "evenflow_telemetry_records_total") == 7
 
