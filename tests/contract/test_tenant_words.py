@@ -12,7 +12,8 @@ import pytest
 from evenflow.policy.v1 import tenant_service_pb2 as pb
 from evenflow.policy.v1 import tenant_service_pb2_grpc as pb_grpc
 from services.router.classes import NUMBERS
-from services.router.core.tenants import PolicyView, Tenant
+from services.router.core.demands import WorkloadClass
+from services.router.core.tenants import ClassRules, PolicyView, Tenant
 from services.router.outbound.policy import GrpcPolicy, Policy, PolicyFollower, PolicyWord
 from tests.fakes.tenant_words import FakePolicy
 from tests.identities import Identities
@@ -33,7 +34,8 @@ class Servicer(pb_grpc.TenantServiceServicer):
     ) -> AsyncIterator[pb.WatchTenantsResponse]:
         async for word in self._policy.words():
             tenants = [_encoded(each) for each in word.tenants or ()]
-            yield pb.WatchTenantsResponse(version=word.version, tenants=tenants)
+            classes = [_rules(name, each) for name, each in word.classes.items()]
+            yield pb.WatchTenantsResponse(version=word.version, tenants=tenants, classes=classes)
 
 
 def _encoded(each: Tenant) -> pb.Tenant:
@@ -46,7 +48,15 @@ def _encoded(each: Tenant) -> pb.Tenant:
         default_workload_class=NUMBERS[each.default_workload_class],
         max_context_tokens=each.max_context_tokens,
         max_output_tokens=each.max_output_tokens,
+        weight=each.weight,
+        pool=each.pool,
     )
+
+
+def _rules(workload_class: WorkloadClass, rules: ClassRules) -> pb.ClassRules:
+    encoded = pb.ClassRules(workload_class=NUMBERS[workload_class], resume=rules.resume)
+    encoded.cache_ttl.FromMilliseconds(round(rules.cache_ttl_s * 1000))
+    return encoded
 
 
 class Connect(Protocol):
@@ -90,6 +100,18 @@ def test_a_snapshot_arrives_as_it_was_sent(connect: Connect) -> None:
     tenants = view.current(0.0)
     assert tenants is not None
     assert (tenants.version, tenants.by_id("acme")) == ("v1", tenant())
+
+
+def test_what_classes_get_arrives_as_it_was_sent(connect: Connect) -> None:
+    rules = ClassRules(resume=True, cache_ttl_s=1.5)
+    word = PolicyWord("v1", (tenant(weight=7, pool="vault"),), {WorkloadClass.BATCH: rules})
+    view = followed(connect, [word])
+
+    tenants = view.current(0.0)
+    assert tenants is not None
+    assert tenants.by_id("acme") == tenant(weight=7, pool="vault")
+    assert tenants.rules(WorkloadClass.BATCH) == rules
+    assert tenants.rules(WorkloadClass.INTERACTIVE) == ClassRules()
 
 
 def test_a_sign_of_life_keeps_the_snapshot_fresh(connect: Connect) -> None:

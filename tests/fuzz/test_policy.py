@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from services.policy.core.nodes import InvalidPolicy
-from services.policy.core.reading import read_tenants
+from services.policy.core.reading import read_policy
 from services.policy.outbound.yaml_text import parse
 
 TEXTS = st.text(max_size=15) | st.sampled_from(
@@ -22,6 +22,7 @@ TEXTS = st.text(max_size=15) | st.sampled_from(
 FIELDS = st.sampled_from(
     [
         *("tenants", "id", "spiffe_ids", "api_keys", "models", "workload_classes"),
+        *("classes", "interactive", "high_risk", "resume", "cache_ttl_s", "weight", "pool"),
         *("default_workload_class", "max_context_tokens", "max_output_tokens", "hash", "workload"),
     ]
 )
@@ -41,7 +42,7 @@ FRAGMENTS = st.sampled_from(
 def read(content: bytes) -> None:
     problems = None
     try:
-        read_tenants(parse(content), "evenflow.local")
+        read_policy(parse(content), "evenflow.local", version="v1")
     except InvalidPolicy as error:
         problems = error.problems
     assert problems is None or problems

@@ -18,6 +18,7 @@ _NOT_TEXT = re.compile(
     re.IGNORECASE,
 )
 _WHOLE_NUMBER = re.compile(r"[-+]?[0-9]{1,18}")
+_DECIMAL = re.compile(r"[-+]?[0-9]{1,9}(\.[0-9]{1,9})?")
 
 
 class Notes:
@@ -78,16 +79,45 @@ def text(
 
 def tokens(node: Node | None, at: str, notes: Notes) -> int:
     """A number of tokens, 0 when there is none."""
+    return whole(node, at, notes, between=(0, MAX_TOKENS))
+
+
+def whole(node: Node | None, at: str, notes: Notes, *, between: tuple[int, int]) -> int:
+    """A whole number; the least that it may be when there is none."""
+    least, most = between
     if node is None:
-        return 0
+        return least
     if not isinstance(node, Scalar) or node.quoted or not _WHOLE_NUMBER.fullmatch(node.text):
         notes.add(node, at, f"must be a whole number, got {kind_of(node)}")
-        return 0
+        return least
     number = int(node.text)
-    if not 0 <= number <= MAX_TOKENS:
-        notes.add(node, at, f"must be from 0 to {MAX_TOKENS}, got {number}")
-        return 0
+    if not least <= number <= most:
+        notes.add(node, at, f"must be from {least} to {most}, got {number}")
+        return least
     return number
+
+
+def seconds(node: Node | None, at: str, notes: Notes, *, at_most: float) -> float:
+    """A length of time, 0 when there is none."""
+    if node is None:
+        return 0.0
+    if not isinstance(node, Scalar) or node.quoted or not _DECIMAL.fullmatch(node.text):
+        notes.add(node, at, f"must be a number of seconds, got {kind_of(node)}")
+        return 0.0
+    if not 0 <= float(node.text) <= at_most:
+        notes.add(node, at, f"must be from 0 to {at_most:g} seconds, got {node.text}")
+        return 0.0
+    return float(node.text)
+
+
+def flag(node: Node | None, at: str, notes: Notes) -> bool:
+    """False when there is none."""
+    if node is None:
+        return False
+    if not isinstance(node, Scalar) or node.quoted or node.text not in ("true", "false"):
+        notes.add(node, at, f"must be true or false, got {kind_of(node)}")
+        return False
+    return node.text == "true"
 
 
 def _join(at: str, name: str) -> str:

@@ -1,16 +1,20 @@
-"""Turns a policy file's nodes into tenants, or into the complete list of what is wrong with it."""
+"""Turns a policy file's nodes into a policy, or into the complete list of what is wrong with it."""
 
 import re
-from collections.abc import Sequence
 
 from services.policy.core import fields
+from services.policy.core.classes import read_classes
 from services.policy.core.fields import Notes
 from services.policy.core.nodes import InvalidPolicy, Node, Problem, kind_of
 from services.policy.core.ownership import Ownership
-from services.policy.core.tenants import ApiKey, Tenant, WorkloadClass
+from services.policy.core.tenants import ApiKey, Policy, Tenant, WorkloadClass
 
 _REQUIRED = ("id", "models", "workload_classes", "default_workload_class")
-_OPTIONAL = ("spiffe_ids", "api_keys", "max_context_tokens", "max_output_tokens")
+_OPTIONAL = (
+    *("spiffe_ids", "api_keys", "max_context_tokens", "max_output_tokens"),
+    *("weight", "pool"),
+)
+_HIGHEST_WEIGHT = 100
 _KEY_FIELDS = ("id", "hash", "workload")
 
 _TENANT = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
@@ -25,8 +29,8 @@ _CLASS = re.compile("|".join(each.value for each in WorkloadClass))
 _CLASS_EXPECTED = f"one of {', '.join(each.value for each in WorkloadClass)}"
 
 
-def read_tenants(root: Node | None, trust_domain: str) -> Sequence[Tenant]:
-    """All tenants of a file, in its order. `root` None: the file holds nothing.
+def read_policy(root: Node | None, trust_domain: str, *, version: str) -> Policy:
+    """All that a file says, tenants in its order. `root` None: the file holds nothing.
 
     Raises:
         InvalidPolicy: anything at all is wrong; it lists everything.
@@ -34,13 +38,15 @@ def read_tenants(root: Node | None, trust_domain: str) -> Sequence[Tenant]:
     if root is None:
         raise InvalidPolicy([Problem(1, 1, "", "the file is empty; write 'tenants: []' for none")])
     reading = _Reading(trust_domain)
-    found = fields.entries(root, "", reading.notes, required=("tenants",))
-    nodes = fields.items(found.get("tenants"), "tenants", reading.notes)
+    notes = reading.notes
+    found = fields.entries(root, "", notes, required=("tenants",), optional=("classes",))
+    nodes = fields.items(found.get("tenants"), "tenants", notes)
     tenants = [reading.tenant(node, index) for index, node in enumerate(nodes)]
-    reading.ownership.note_overlaps(reading.notes)
-    if reading.notes.problems:
-        raise InvalidPolicy(reading.notes.problems)
-    return [tenant for tenant in tenants if tenant is not None]
+    classes = read_classes(found.get("classes"), notes)
+    reading.ownership.note_overlaps(notes)
+    if notes.problems:
+        raise InvalidPolicy(notes.problems)
+    return Policy(version, [tenant for tenant in tenants if tenant is not None], classes)
 
 
 class _Reading:
@@ -76,6 +82,10 @@ class _Reading:
             default_workload_class=default,
             max_context_tokens=context,
             max_output_tokens=output,
+            weight=fields.whole(
+                found.get("weight"), f"{at}.weight", notes, between=(1, _HIGHEST_WEIGHT)
+            ),
+            pool=self._pool(found.get("pool"), f"{at}.pool"),
         )
 
     def _id(self, node: Node | None, at: str) -> str | None:
@@ -166,6 +176,10 @@ class _Reading:
         if node is not None and not items and kind_of(node) == "a list":
             self.notes.add(node, at, "must name at least one")
         return tuple(found)
+
+    def _pool(self, node: Node | None, at: str) -> str:
+        name = fields.text(node, at, self.notes, pattern=_NAME, expected=_NAME_EXPECTED)
+        return name or ""
 
     def _limits(self, found: dict[str, Node], at: str) -> tuple[int, int]:
         node = found.get("max_output_tokens")

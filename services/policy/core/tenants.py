@@ -28,6 +28,17 @@ class Tenant:
     default_workload_class: WorkloadClass  # one of them
     max_context_tokens: int  # prompt and output together; 0: the model's own limit
     max_output_tokens: int  # of one request; 0: the model's own limit
+    weight: int = 1  # share of the mesh beside other tenants that wait
+    pool: str = ""  # only runtimes of this pool; empty: the shared one
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClassRules:
+    """What a workload class gets, whoever asks."""
+
+    workload_class: WorkloadClass
+    resume: bool = False  # a stream that broke may be carried on
+    cache_ttl_s: float = 0.0  # how long answers are kept; 0: not at all
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,3 +47,4 @@ class Policy:
 
     version: str  # a digest of the file it was read from
     tenants: Sequence[Tenant]
+    classes: Sequence[ClassRules] = ()  # each at most once; the others have the defaults

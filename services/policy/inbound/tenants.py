@@ -4,12 +4,13 @@ import asyncio
 from collections.abc import AsyncIterator
 
 import grpc
+from google.protobuf.duration_pb2 import Duration
 
 from evenflow.inference.v1 import workload_class_pb2
 from evenflow.policy.v1 import tenant_service_pb2 as pb
 from evenflow.policy.v1 import tenant_service_pb2_grpc as pb_grpc
 from services.chassis.callers import AllowedCallers
-from services.policy.core.tenants import Policy, Tenant, WorkloadClass
+from services.policy.core.tenants import ClassRules, Policy, Tenant, WorkloadClass
 
 SERVICE: str = pb.DESCRIPTOR.services_by_name["TenantService"].full_name
 CALLERS: AllowedCallers = {f"/{SERVICE}/": frozenset({"router", "operator"})}
@@ -64,7 +65,8 @@ class TenantServicer(pb_grpc.TenantServiceServicer):
 
 def encode(policy: Policy) -> pb.WatchTenantsResponse:
     tenants = [_encode(tenant) for tenant in policy.tenants]
-    return pb.WatchTenantsResponse(version=policy.version, tenants=tenants)
+    classes = [_rules(each) for each in policy.classes]
+    return pb.WatchTenantsResponse(version=policy.version, tenants=tenants, classes=classes)
 
 
 def _encode(tenant: Tenant) -> pb.Tenant:
@@ -80,4 +82,20 @@ def _encode(tenant: Tenant) -> pb.Tenant:
         default_workload_class=_CLASSES[tenant.default_workload_class],
         max_context_tokens=tenant.max_context_tokens,
         max_output_tokens=tenant.max_output_tokens,
+        weight=tenant.weight,
+        pool=tenant.pool,
     )
+
+
+def _rules(rules: ClassRules) -> pb.ClassRules:
+    return pb.ClassRules(
+        workload_class=_CLASSES[rules.workload_class],
+        resume=rules.resume,
+        cache_ttl=_duration(rules.cache_ttl_s),
+    )
+
+
+def _duration(seconds: float) -> Duration:
+    duration = Duration()
+    duration.FromMilliseconds(round(seconds * 1000))
+    return duration

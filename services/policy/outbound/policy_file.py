@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from services.policy.core.reading import read_tenants
+from services.policy.core.reading import read_policy
 from services.policy.core.tenants import Policy
 from services.policy.outbound.yaml_text import MAX_BYTES, parse
 
@@ -53,9 +53,9 @@ class PolicyFile:
             OSError: it can't be read.
         """
         content = self._content()
+        version = hashlib.sha256(content).hexdigest()
         with _collector_paused():
-            tenants = read_tenants(parse(content), self._trust_domain)
-        return Policy(hashlib.sha256(content).hexdigest(), tenants)
+            return read_policy(parse(content), self._trust_domain, version=version)
 
     def _content(self) -> bytes:
         with self._path.open("rb") as file:

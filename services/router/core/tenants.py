@@ -2,8 +2,9 @@
 
 import hashlib
 import hmac
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import TypeVar
 
 from services.router.core.demands import WorkloadClass
@@ -34,6 +35,8 @@ class Tenant:
     default_workload_class: WorkloadClass
     max_context_tokens: int  # 0: the model's own limit
     max_output_tokens: int  # 0: the model's own limit
+    weight: int = 1  # share of the mesh beside other tenants that wait
+    pool: str = ""  # only endpoints of this pool; empty: the shared one
 
     def may_use(self, model: str) -> bool:
         return model in self.models or _ANY in self.models
@@ -45,11 +48,25 @@ class Caller:
     workload: str
 
 
+@dataclass(frozen=True, slots=True)
+class ClassRules:
+    """What a workload class gets, whoever asks."""
+
+    resume: bool = False  # a stream that broke may be carried on
+    cache_ttl_s: float = 0.0  # how long answers are kept; 0: not at all
+
+
 class Tenants:
     """Raises InvalidSnapshot on construction if an identity has two owners."""
 
-    def __init__(self, version: str, tenants: Iterable[Tenant]) -> None:
+    def __init__(
+        self,
+        version: str,
+        tenants: Iterable[Tenant],
+        classes: Mapping[WorkloadClass, ClassRules] = MappingProxyType({}),
+    ) -> None:
         self.version = version
+        self._classes = classes
         self._by_id: dict[str, Tenant] = {}
         self._by_spiffe_id: dict[str, Tenant] = {}
         self._by_key: dict[bytes, Caller] = {}
@@ -59,6 +76,9 @@ class Tenants:
                 _claim(self._by_spiffe_id, spiffe_id, tenant)
             for key in tenant.api_keys:
                 _claim(self._by_key, key.sha256, Caller(tenant, key.workload))
+
+    def rules(self, workload_class: WorkloadClass) -> ClassRules:
+        return self._classes.get(workload_class, _DEFAULT_RULES)
 
     def by_id(self, tenant_id: str) -> Tenant | None:
         return self._by_id.get(tenant_id)
@@ -125,3 +145,6 @@ class CacheSalts:
 def _claim(owners: dict[K, V], identity: K, owner: V) -> None:
     if owners.setdefault(identity, owner) is not owner:
         raise InvalidSnapshot("two tenants claim one identity")
+
+
+_DEFAULT_RULES = ClassRules()

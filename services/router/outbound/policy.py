@@ -1,8 +1,8 @@
 """Follows policy's snapshots of the tenants."""
 
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import aclosing
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 import structlog
@@ -11,7 +11,15 @@ from evenflow.policy.v1 import tenant_service_pb2 as pb
 from evenflow.policy.v1.tenant_service_pb2_grpc import TenantServiceStub
 from services.chassis.identity import TlsFiles, channel
 from services.router.classes import WORKLOAD_CLASSES
-from services.router.core.tenants import ApiKey, InvalidSnapshot, PolicyView, Tenant, Tenants
+from services.router.core.demands import WorkloadClass
+from services.router.core.tenants import (
+    ApiKey,
+    ClassRules,
+    InvalidSnapshot,
+    PolicyView,
+    Tenant,
+    Tenants,
+)
 
 _log = structlog.get_logger(__name__)
 
@@ -20,6 +28,7 @@ _log = structlog.get_logger(__name__)
 class PolicyWord:
     version: str
     tenants: Sequence[Tenant] | None  # None: as before
+    classes: Mapping[WorkloadClass, ClassRules] = field(default_factory=dict)
 
 
 class Policy(Protocol):
@@ -65,7 +74,7 @@ class PolicyFollower:
             self._view.confirmed(self._clock())
             return
         try:
-            tenants = Tenants(word.version, word.tenants)
+            tenants = Tenants(word.version, word.tenants, word.classes)
         except InvalidSnapshot as error:
             _log.error("policy.refused", version=word.version, problem=str(error))
             return
@@ -80,7 +89,12 @@ def _word(response: pb.WatchTenantsResponse, *, again: bool) -> PolicyWord:
     known = [each for each in response.tenants if each.default_workload_class in WORKLOAD_CLASSES]
     if len(known) < len(response.tenants):
         _log.error("policy.unknown_class", left_out=len(response.tenants) - len(known))
-    return PolicyWord(response.version, tuple(_tenant(each) for each in known))
+    classes = {
+        WORKLOAD_CLASSES[each.workload_class]: _rules(each)
+        for each in response.classes
+        if each.workload_class in WORKLOAD_CLASSES
+    }
+    return PolicyWord(response.version, tuple(_tenant(each) for each in known), classes)
 
 
 def _tenant(tenant: pb.Tenant) -> Tenant:
@@ -95,4 +109,10 @@ def _tenant(tenant: pb.Tenant) -> Tenant:
         default_workload_class=WORKLOAD_CLASSES[tenant.default_workload_class],
         max_context_tokens=tenant.max_context_tokens,
         max_output_tokens=tenant.max_output_tokens,
+        weight=max(1, tenant.weight),
+        pool=tenant.pool,
     )
+
+
+def _rules(rules: pb.ClassRules) -> ClassRules:
+    return ClassRules(resume=rules.resume, cache_ttl_s=rules.cache_ttl.ToMilliseconds() / 1000)

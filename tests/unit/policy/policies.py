@@ -5,7 +5,7 @@ from typing import Any
 
 from hypothesis import strategies as st
 
-from services.policy.core.reading import read_tenants
+from services.policy.core.reading import read_policy
 from services.policy.core.tenants import ApiKey, Policy, Tenant, WorkloadClass
 from services.policy.outbound.yaml_text import parse
 
@@ -34,8 +34,12 @@ GLOBEX = f"""\
 """
 
 
+def policy_of(text: str) -> Policy:
+    return read_policy(parse(text.encode()), DOMAIN, version="v1")
+
+
 def tenants_of(text: str) -> list[Tenant]:
-    return list(read_tenants(parse(text.encode()), DOMAIN))
+    return list(policy_of(text).tenants)
 
 
 def tenant(name: str) -> Tenant:
@@ -48,6 +52,8 @@ def tenant(name: str) -> Tenant:
         default_workload_class=WorkloadClass.BATCH,
         max_context_tokens=2048,
         max_output_tokens=0,
+        weight=3,
+        pool="vault",
     )
 
 
@@ -69,6 +75,8 @@ def as_fields(each: Tenant) -> dict[str, Any]:
         "default_workload_class": each.default_workload_class.value,
         "max_context_tokens": each.max_context_tokens,
         "max_output_tokens": each.max_output_tokens,
+        "weight": each.weight,
+        "pool": each.pool,
     }
     return {name: value for name, value in found.items() if value}
 
@@ -113,4 +121,6 @@ def _tenants(draw: st.DrawFn, name: str, index: int) -> Tenant:
         default_workload_class=draw(st.sampled_from(classes)),
         max_context_tokens=context,
         max_output_tokens=draw(st.integers(0, context or 10_000)),
+        weight=draw(st.integers(1, 100)),
+        pool=draw(st.just("") | _names),
     )

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from services.policy.core.nodes import InvalidPolicy, Problem
-from services.policy.core.tenants import ApiKey, Tenant, WorkloadClass
+from services.policy.core.tenants import ApiKey, ClassRules, Tenant, WorkloadClass
 from tests.unit.policy.policies import (
     ACME,
     DOMAIN,
@@ -16,6 +16,7 @@ from tests.unit.policy.policies import (
     HASH,
     as_fields,
     one_a_line,
+    policy_of,
     tenant_lists,
     tenants_of,
 )
@@ -59,6 +60,35 @@ def test_nobody_may_be_allowed_on_purpose_but_not_by_an_empty_file() -> None:
     )
 
 
+def test_classes_get_what_the_file_says() -> None:
+    classes = "classes:\n  batch: {resume: true}\n  interactive: {cache_ttl_s: 2.5}\n"
+
+    assert policy_of(ACME + classes).classes == (
+        ClassRules(workload_class=WorkloadClass.BATCH, resume=True),
+        ClassRules(workload_class=WorkloadClass.INTERACTIVE, cache_ttl_s=2.5),
+    )
+
+
+@pytest.mark.parametrize(
+    ("classes", "field", "message"),
+    [
+        ("{urgent: {}}", "classes.urgent", "unknown field 'urgent'"),
+        ("[batch]", "classes", "must be a mapping"),
+        ("{batch: true}", "classes.batch", "must be a mapping"),
+        ("{batch: {resumes: true}}", "classes.batch.resumes", "did you mean 'resume'?"),
+        ("{batch: {resume: yes}}", "classes.batch.resume", "must be true or false"),
+        ("{batch: {cache_ttl_s: -1}}", "classes.batch.cache_ttl_s", "must be from 0 to 86400"),
+        ("{batch: {cache_ttl_s: soon}}", "classes.batch.cache_ttl_s", "a number of seconds"),
+        ("{high_risk: {cache_ttl_s: 1}}", "classes.high_risk.cache_ttl_s", "never kept"),
+    ],
+)
+def test_a_fault_in_what_classes_get_is_named(classes: str, field: str, message: str) -> None:
+    (problem,) = problems_of(f"{ACME}classes: {classes}\n")
+
+    assert problem.field == field
+    assert message in problem.message
+
+
 @given(tenant_lists())
 def test_any_valid_file_is_read_as_it_was_meant(tenants: list[Tenant]) -> None:
     assert tenants_of(one_a_line([as_fields(each) for each in tenants])) == tenants
@@ -82,6 +112,8 @@ CORRUPTIONS: dict[str, list[Any]] = {
     "max_context_tokens": [-1, "many", "12", 1.5, 10**12, None, [1]],
     "max_output_tokens": [-1, "many", 10**30, False],
     "max_tokens": [1],
+    "weight": [0, 101, -1, "2", 1.5],
+    "pool": ["", "a b", 7, ["vault"], None],
 }
 
 

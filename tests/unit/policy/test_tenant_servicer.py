@@ -99,6 +99,8 @@ def test_a_tenant_arrives_whole(tmp_path: Path) -> None:
         ],
         default_workload_class=workload_class_pb2.WORKLOAD_CLASS_BATCH,
         max_context_tokens=2048,
+        weight=3,
+        pool="vault",
     )
 
 
