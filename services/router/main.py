@@ -23,7 +23,6 @@ from services.chassis.server import Server
 from services.chassis.streams import keep_open
 from services.router.config import Config
 from services.router.core.admission import TimeLimits
-from services.router.core.attempts import LostAttempt
 from services.router.core.bands import Band
 from services.router.core.circuits import Circuits
 from services.router.core.demands import WorkloadClass
@@ -44,8 +43,7 @@ from services.router.inbound.discovery import Discovery
 from services.router.inbound.lessons import Lessons
 from services.router.inbound.line import Line
 from services.router.inbound.publishing import Publisher
-from services.router.outbound import attempts
-from services.router.outbound.attempts import GrpcAttemptSource
+from services.router.outbound.attempts import AttemptFollower, GrpcAttemptSource
 from services.router.outbound.endpoint_states import GrpcEndpointStates, counts
 from services.router.outbound.policy import GrpcPolicy, PolicyFollower
 from services.router.outbound.records import GrpcTelemetry, RecordBuffer
@@ -100,7 +98,7 @@ async def serve(config: Config, salts: CacheSalts) -> None:
         operator = operator_server(parts.mesh, tls, empty)
         operator.listen(config.operator_listen, tls)
         await _wait_until_known(parts.mesh)
-        access_log = _access_log(parts)
+        access_log = _access_log(config, parts)
         sidecar = sidecar_server(
             parts.mesh, parts.catalogue, discovery=parts.discovery, access_log=access_log
         )
@@ -121,7 +119,7 @@ class _Parts:
     discovery: Discovery
     publisher: Publisher
     records: RecordBuffer
-    counting: bool  # somebody takes the records
+    attempts: AttemptFollower
 
     def changed(self) -> None:
         """To be told when the endpoints in service may be others."""
@@ -129,25 +127,6 @@ class _Parts:
         for each in self.mesh.endpoints.all():
             self.mesh.line.changed(each)
         self.publisher.publish()
-
-    def lost(self, attempt: LostAttempt) -> None:
-        """To be told of each attempt that no request's end counts, once."""
-        _log.info(
-            "attempt.lost",
-            request_id=attempt.request_id,
-            attempt=attempt.number,
-            tenant=attempt.tenant,
-            endpoint=attempt.endpoint,
-            prompt_tokens=attempt.usage.prompt_tokens,
-            cached_tokens=attempt.usage.cached_prompt_tokens,
-            output_tokens=attempt.usage.output_tokens,
-        )
-        if self.counting:
-            self.records.add_attempt(attempt)
-
-    def heard(self, attempt: LostAttempt) -> None:
-        if self.mesh.requests.attempt(attempt):
-            self.lost(attempt)
 
 
 def _parts(config: Config, salts: CacheSalts) -> _Parts:
@@ -163,11 +142,13 @@ def _parts(config: Config, salts: CacheSalts) -> _Parts:
         return circuits.is_open(address, now_s) or bool(outliers.ejected(address, now_s))
 
     saturation = Saturation(shut, stale_after_s=STALE_SHARE * config.runtime_silence_s)
+    requests = Requests(weights=Weights().scaled(config.load_weight, cached=config.prefix_weight))
+    records = RecordBuffer(capacity=config.record_buffer)
     return _Parts(
         mesh=Mesh(
             policy,
             endpoints,
-            Requests(weights=Weights().scaled(config.load_weight, cached=config.prefix_weight)),
+            requests,
             salts,
             circuits,
             Revocations(gateway.revocations).has_serial,
@@ -178,8 +159,8 @@ def _parts(config: Config, salts: CacheSalts) -> _Parts:
         catalogue=Catalogue(),
         discovery=discovery,
         publisher=publisher,
-        records=RecordBuffer(capacity=config.record_buffer),
-        counting=config.telemetry is not None,
+        records=records,
+        attempts=AttemptFollower(requests, records.add_attempt if config.telemetry else None),
     )
 
 
@@ -209,8 +190,8 @@ def _followers(config: Config, parts: _Parts) -> Iterator[Coroutine[Any, Any, No
     for each in config.runtimes:
         once = partial(runtimes.follow, GrpcRuntime(each.text, tls))
         yield keep(once, what=f"runtime {each}")
-        source = GrpcAttemptSource(each.text, tls)
-        yield keep(partial(attempts.follow, source, parts.heard), what=f"attempts of {each}")
+        lost = partial(parts.attempts.follow, GrpcAttemptSource(each.text, tls))
+        yield keep(lost, what=f"attempts of {each}")
     policy = PolicyFollower(mesh.policy, clock)
     yield keep(partial(policy.follow, GrpcPolicy(config.policy.text, tls)), what="policy")
     if config.telemetry is not None:
@@ -241,11 +222,11 @@ async def _wait_until_known(mesh: Mesh) -> None:
         _log.warning("server.unaware", policy=bool(mesh.policy.version), endpoints=missing)
 
 
-def _access_log(parts: _Parts) -> AccessLogServicer:
-    record = parts.records.add if parts.counting else None
+def _access_log(config: Config, parts: _Parts) -> AccessLogServicer:
+    record = parts.records.add if config.telemetry else None
     mesh = parts.mesh
     lessons = Lessons(mesh.circuits, mesh.outliers, mesh.hedging)
-    return AccessLogServicer(mesh.requests, lessons, record, tell=parts.lost)
+    return AccessLogServicer(mesh.requests, lessons, record, tell=parts.attempts.tell)
 
 
 @dataclass(frozen=True, slots=True)

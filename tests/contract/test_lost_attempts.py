@@ -14,11 +14,12 @@ from structlog.testing import capture_logs
 from evenflow.runtime.v1 import runtime_service_pb2 as pb
 from evenflow.runtime.v1 import runtime_service_pb2_grpc as pb_grpc
 from services.router.core.attempts import LostAttempt
-from services.router.outbound.attempts import AttemptSource, GrpcAttemptSource, follow
+from services.router.core.requests import Requests
+from services.router.outbound.attempts import AttemptFollower, AttemptSource, GrpcAttemptSource
 from tests.fakes.lost_attempts import FakeAttemptSource
 from tests.identities import Identities
 from tests.serving import served
-from tests.unit.router.values import lost
+from tests.unit.router.values import decision, lost
 
 PATIENCE_S = 10.0
 
@@ -76,12 +77,18 @@ async def over_socket(servicer: Servicer, identities: Identities) -> AsyncIterat
         yield GrpcAttemptSource(address, identities.service("router"))
 
 
-class Heard:
-    def __init__(self) -> None:
+class Router:
+    """The part of a router that follows one runtime. It knows the requests that are named."""
+
+    def __init__(self, *known: str) -> None:
         self.attempts: list[LostAttempt] = []
         self._news = asyncio.Event()
+        requests = Requests()
+        for request_id in known:
+            requests.note(decision(request_id))
+        self.follow = AttemptFollower(requests, self._take).follow
 
-    def __call__(self, attempt: LostAttempt) -> None:
+    def _take(self, attempt: LostAttempt) -> None:
         self.attempts.append(attempt)
         self._news.set()
 
@@ -98,32 +105,48 @@ def test_they_arrive_as_they_were_sent_those_before_first(connect: Connect) -> N
     late = lost("late", endpoint="", tenant="globex")
 
     async def scenario() -> tuple[str, list[LostAttempt]]:
-        fake, heard = FakeAttemptSource("a:1", early), Heard()
+        fake, router = FakeAttemptSource("a:1", early), Router("early", "late")
         async with connect(fake) as source, asyncio.TaskGroup() as tasks:
-            task = tasks.create_task(follow(source, heard))
-            await heard.of(1)
+            task = tasks.create_task(router.follow(source))
+            await router.of(1)
             await fake.lose(late)
-            await heard.of(2)
+            await router.of(2)
             task.cancel()
-        return source.address, heard.attempts
+        return source.address, router.attempts
 
     address, attempts = asyncio.run(scenario())
     assert [replace(each, endpoint="") for each in attempts] == [early, late]
     assert {each.endpoint for each in attempts} <= {address, ""}
 
 
-def test_who_comes_back_hears_them_again(connect: Connect) -> None:
+def test_who_comes_back_hears_all_again_and_takes_what_is_new(connect: Connect) -> None:
     async def scenario() -> list[str]:
-        fake, heard = FakeAttemptSource("a:1", lost("r1")), Heard()
+        fake, router = FakeAttemptSource("a:1", lost("r1")), Router("r1", "r2")
         async with connect(fake) as source:
             for number in (1, 2):
                 async with asyncio.TaskGroup() as tasks:
-                    task = tasks.create_task(follow(source, heard))
-                    await heard.of(number)
+                    task = tasks.create_task(router.follow(source))
+                    await router.of(number)
                     task.cancel()
-        return [each.request_id for each in heard.attempts]
+                await fake.lose(lost("r2"))
+        return [each.request_id for each in router.attempts]
 
-    assert asyncio.run(scenario()) == ["r1", "r1"]
+    assert asyncio.run(scenario()) == ["r1", "r2"]
+
+
+def test_of_several_routers_the_one_that_knows_the_request_takes_it(connect: Connect) -> None:
+    async def scenario() -> list[list[str]]:
+        fake = FakeAttemptSource("a:1", lost("r1"), lost("r2"))
+        routers = Router("r1"), Router("r2")
+        async with connect(fake) as source, asyncio.TaskGroup() as tasks:
+            following = [tasks.create_task(each.follow(source)) for each in routers]
+            for each in routers:
+                await each.of(1)
+            await fake.stop()
+            await asyncio.wait(following)
+        return [[told.request_id for told in each.attempts] for each in routers]
+
+    assert asyncio.run(scenario()) == [["r1"], ["r2"]]
 
 
 def test_it_ends_when_the_runtime_stops(connect: Connect) -> None:
@@ -131,7 +154,7 @@ def test_it_ends_when_the_runtime_stops(connect: Connect) -> None:
         fake = FakeAttemptSource("a:1", lost("r1"))
         async with connect(fake) as source, asyncio.timeout(PATIENCE_S):
             await fake.stop()
-            await follow(source, Heard())
+            await Router().follow(source)
 
     asyncio.run(scenario())
 
@@ -142,7 +165,7 @@ def test_it_fails_when_the_runtime_dies(connect: Connect) -> None:
         async with connect(fake) as source, asyncio.timeout(PATIENCE_S):
             await fake.die()
             with pytest.raises(grpc.aio.AioRpcError):
-                await follow(source, Heard())
+                await Router().follow(source)
 
     asyncio.run(scenario())
 
@@ -152,7 +175,7 @@ def test_what_was_dropped_before_anybody_heard_is_said_once(identities: Identiti
         fake = FakeAttemptSource("a:1", lost("r1"), lost("r2"))
         await fake.stop()
         async with over_socket(Servicer(fake, dropped=5), identities) as source:
-            await follow(source, Heard())
+            await Router().follow(source)
 
     with capture_logs() as logs:
         asyncio.run(scenario())

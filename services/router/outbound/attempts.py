@@ -11,6 +11,7 @@ from evenflow.runtime.v1.runtime_service_pb2_grpc import RuntimeServiceStub
 from services.chassis.identity import TlsFiles, channel
 from services.router.core.attempts import LostAttempt
 from services.router.core.endings import Usage
+from services.router.core.requests import Requests
 
 # The stream is silent for hours where nothing is lost. Pings tell it from one that hangs; however
 # late it is opened anew, the runtime tells again what it has.
@@ -51,11 +52,33 @@ class GrpcAttemptSource:
                 call.cancel()  # a no-op once the stream has ended
 
 
-async def follow(source: AttemptSource, hear: Callable[[LostAttempt], None]) -> None:
-    """Until the stream ends or fails."""
-    async with aclosing(source.attempts()) as attempts:
-        async for each in attempts:
-            hear(each)
+class AttemptFollower:
+    """Each attempt of a request that is known here gets one line and, if asked for, one record."""
+
+    def __init__(self, requests: Requests, record: Callable[[LostAttempt], None] | None) -> None:
+        self._requests = requests
+        self._record = record
+
+    async def follow(self, source: AttemptSource) -> None:
+        """Until the stream ends or fails."""
+        async with aclosing(source.attempts()) as attempts:
+            async for each in attempts:
+                if self._requests.attempt(each):
+                    self.tell(each)
+
+    def tell(self, attempt: LostAttempt) -> None:
+        _log.info(
+            "attempt.lost",
+            request_id=attempt.request_id,
+            attempt=attempt.number,
+            tenant=attempt.tenant,
+            endpoint=attempt.endpoint,
+            prompt_tokens=attempt.usage.prompt_tokens,
+            cached_tokens=attempt.usage.cached_prompt_tokens,
+            output_tokens=attempt.usage.output_tokens,
+        )
+        if self._record is not None:
+            self._record(attempt)
 
 
 def _attempt(address: str, said: pb.WatchAttemptsResponse) -> LostAttempt:

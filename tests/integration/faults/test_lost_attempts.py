@@ -1,4 +1,4 @@
-"""What was used is known to the token, also by a router that was away when it was cut off."""
+"""What was used is known to the token, also by a router that was not there when it began."""
 
 import asyncio
 from contextlib import suppress
@@ -49,7 +49,9 @@ def test_usage_of_a_stream_that_was_cut_off_is_true_and_counted_once(tmp_path: P
     asyncio.run(run())
 
 
-def test_a_router_that_was_away_learns_it_when_it_is_back(tmp_path: Path) -> None:
+def test_the_next_router_learns_it_of_a_stream_that_began_under_the_one_before(
+    tmp_path: Path,
+) -> None:
     async def run() -> None:
         async with small_mesh(tmp_path, runtimes=1) as mesh:
             async with Client(mesh.address, certificate_folder=mesh.tenant) as client:
@@ -57,11 +59,24 @@ def test_a_router_that_was_away_learns_it_when_it_is_back(tmp_path: Path) -> Non
                 started = await anext(stream)
                 assert isinstance(started, pb.Started)
                 mesh.router.kill()
-                await stream.aclose()
                 mesh.router.start()
                 await mesh.asked.until_serving(within_s=READY_WITHIN_S)
+                await until_envoy_reports(mesh, client)
+                await stream.aclose()
                 why = await until_told(mesh, started.request_id)
             assert why.other_attempts[0].output_tokens > 0
             assert mesh.router.log.read_text().count("attempt.lost") == 1
 
     asyncio.run(run())
+
+
+async def until_envoy_reports(mesh: SmallMesh, client: Client) -> None:
+    """To the router that is there now: what it reports meanwhile may be lost."""
+    async with asyncio.timeout(TOLD_WITHIN_S):
+        while True:
+            short = pb.Sampling(max_output_tokens=1)
+            asked = client.generate(chat_request("simulated", "hi", sampling=short))
+            ids = [each.request_id async for each in asked if isinstance(each, pb.Started)]
+            await asyncio.sleep(0.5)
+            if (await mesh.asked.explain(ids[0])).HasField("outcome"):
+                return
