@@ -6,6 +6,9 @@ from dataclasses import replace
 from services.router.core.endings import Code, Ended
 from services.router.core.hedging import HedgePlan
 
+# Envoy counts a delay from the beginning of its event loop's turn, which may be long on a busy
+# machine: a hedge is then early. A failure so shortly before one would be taken for it.
+_EARLIEST = 0.8  # of the delay
 _GAVE_UP = {Code.CANCELLED, Code.DEADLINE_EXCEEDED}
 
 
@@ -22,7 +25,9 @@ def resolved(ended: Ended, plan: HedgePlan, order: Sequence[str], *, queue_wait_
     if answered and ended.echoed_attempt is None:
         return replace(ended, hedged=True, answered_attempt=1, endpoint=order[0])
     sent_s = (ended.sent_s or 0.0) - ended.read_s - queue_wait_s
-    return replace(ended, hedged=sent_s >= plan.delay_s, answered_attempt=ended.echoed_attempt or 0)
+    return replace(
+        ended, hedged=sent_s >= _EARLIEST * plan.delay_s, answered_attempt=ended.echoed_attempt or 0
+    )
 
 
 def took_s(ended: Ended, plan: HedgePlan | None) -> float | None:
