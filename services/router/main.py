@@ -4,6 +4,7 @@ import asyncio
 import os
 import random
 import sys
+import uuid
 from collections.abc import Callable, Coroutine, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -27,6 +28,7 @@ from services.router.core.bands import Band
 from services.router.core.circuits import Circuits
 from services.router.core.demands import WorkloadClass
 from services.router.core.endpoints import Endpoints
+from services.router.core.exchange import Change
 from services.router.core.flow import FlowControl, QueueLimits
 from services.router.core.models import Catalogue
 from services.router.core.requests import Requests
@@ -38,8 +40,10 @@ from services.router.inbound.check import Mesh
 from services.router.inbound.check_socket import CheckSocket
 from services.router.inbound.discovery import Discovery
 from services.router.inbound.line import Line
+from services.router.inbound.peers import PeerServicer
 from services.router.inbound.publishing import Publisher
 from services.router.outbound.endpoint_states import GrpcEndpointStates, counts
+from services.router.outbound.peers import GrpcRouter, PeerFollower
 from services.router.outbound.policy import GrpcPolicy, PolicyFollower
 from services.router.outbound.records import GrpcTelemetry, RecordBuffer
 from services.router.outbound.runtimes import GrpcRuntime, RuntimeFollower
@@ -90,7 +94,7 @@ async def serve(config: Config, salts: CacheSalts) -> None:
             drain = _drain(GrpcRuntime(address, tls), within_s=config.longest_timeout_s)
             following.append(tasks.create_task(drain))
 
-        operator = operator_server(parts.mesh, tls, empty)
+        operator = operator_server(parts.mesh, tls, empty, parts.told)
         operator.listen(config.operator_listen, tls)
         await _wait_until_known(parts.mesh)
         access_log = _access_log(config, parts)
@@ -100,7 +104,7 @@ async def serve(config: Config, salts: CacheSalts) -> None:
         sidecar.listen(Address(f"unix:{config.socket.absolute()}"), None)
         check = check_socket(parts.mesh, _time_limits(config))
         await check.listen(config.check_socket.absolute())
-        doors = _Doors(operator, sidecar, check, parts.discovery, access_log)
+        doors = _Doors(operator, sidecar, check, parts.discovery, access_log, parts.told)
         await _serve(doors, drain_s=config.drain_s)
         for each in following:
             each.cancel()
@@ -114,6 +118,8 @@ class _Parts:
     discovery: Discovery
     publisher: Publisher
     records: RecordBuffer
+    told: PeerServicer
+    instance_id: str
 
     def changed(self) -> None:
         """To be told when the endpoints in service may be others."""
@@ -130,7 +136,10 @@ def _parts(config: Config, salts: CacheSalts) -> _Parts:
     gateway = TlsFiles.in_folder(config.gateway_tls)
     publisher = Publisher(discovery.publish, _data_plane(config), endpoints, gateway)
     publisher.publish()
-    circuits = Circuits(_say)
+    circuits, instance_id = Circuits(_say), uuid.uuid4().hex
+    flow = FlowControl(
+        Saturation(circuits.is_open), _queue_limits(config), lets_all_go=not config.flow_control
+    )
     return _Parts(
         mesh=Mesh(
             policy,
@@ -139,12 +148,14 @@ def _parts(config: Config, salts: CacheSalts) -> _Parts:
             salts,
             circuits,
             Revocations(gateway.revocations).has_serial,
-            Line(FlowControl(Saturation(circuits.is_open), _queue_limits(config))),
+            Line(flow),
         ),
         catalogue=Catalogue(),
         discovery=discovery,
         publisher=publisher,
         records=RecordBuffer(capacity=config.record_buffer),
+        told=PeerServicer(instance_id, flow.queues),
+        instance_id=instance_id,
     )
 
 
@@ -167,6 +178,10 @@ def _followers(config: Config, parts: _Parts) -> Iterator[Coroutine[Any, Any, No
     for each in config.runtimes:
         once = partial(runtimes.follow, GrpcRuntime(each.text, tls))
         yield keep(once, what=f"runtime {each}")
+    for each in config.peers:
+        peer = PeerFollower(parts.instance_id, partial(_elsewhere, mesh))
+        once = partial(peer.follow, GrpcRouter(each.text, tls))
+        yield keep(once, what=f"peer {each}")
     policy = PolicyFollower(mesh.policy, clock)
     yield keep(partial(policy.follow, GrpcPolicy(config.policy.text, tls)), what="policy")
     if config.telemetry is not None:
@@ -176,6 +191,16 @@ def _followers(config: Config, parts: _Parts) -> Iterator[Coroutine[Any, Any, No
         yield keep(lambda: states.report(counts(mesh.endpoints)), what="telemetry's endpoints")
     yield parts.publisher.follow_certificate()
     yield _sweep(mesh.requests, clock)
+
+
+def _elsewhere(mesh: Mesh, changes: list[Change]) -> None:
+    """What another router has told."""
+    tenants = mesh.policy.current(asyncio.get_running_loop().time())
+    for each in changes:
+        tenant = tenants.by_id(each.tenant) if tenants else None
+        mesh.line.flow.elsewhere(each, weight=tenant.weight if tenant else 1)
+    if changes:
+        mesh.line.stir()
 
 
 async def _wait_until_known(mesh: Mesh) -> None:
@@ -206,6 +231,7 @@ class _Doors:
     check: CheckSocket
     discovery: Discovery
     access_log: AccessLogServicer
+    told: PeerServicer
 
 
 async def _serve(doors: _Doors, *, drain_s: float) -> None:
@@ -219,8 +245,9 @@ async def _serve(doors: _Doors, *, drain_s: float) -> None:
     async with asyncio.TaskGroup() as draining:
         for server in (doors.sidecar, doors.operator):
             draining.create_task(lifecycle.drain(server, drain_s=drain_s))
-        # Envoy's own streams have no end, and would hold up ours for the whole of drain_s.
+        # Envoy's own streams and our peers' have no end, and would hold us up for all of drain_s.
         doors.discovery.close()
+        doors.told.close()
         await asyncio.sleep(_LAST_WORDS_S)
         doors.access_log.close()
     doors.check.close()

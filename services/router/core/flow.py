@@ -12,11 +12,13 @@ from dataclasses import dataclass, field
 
 from services.router.core.bands import Band
 from services.router.core.endings import Ended
-from services.router.core.fairness import service
+from services.router.core.exchange import Change
+from services.router.core.fairness import Turns, service
 from services.router.core.queue import ModelQueue, Waiting
 from services.router.core.saturation import Saturation
 from services.router.core.verdicts import Reason, Refused
 from services.router.core.waiting import Pace, Reading
+from services.router.core.yielding import Patience, lead
 
 _COME_BACK_S = 1.0  # where nobody can say when
 _COME_BACK_MOST_S = 60.0
@@ -59,13 +61,24 @@ class _Model:
         self.queue = ModelQueue(batch_share=batch_share)
         self.pace = Pace()
         self.reading = Reading()
+        self.patience = Patience()
 
 
 class FlowControl:
-    """`saturation` knows the endpoints. Touched between awaits only."""
+    """`saturation` knows the endpoints. Touched between awaits only.
 
-    def __init__(self, saturation: Saturation, limits: QueueLimits | None = None) -> None:
+    `lets_all_go`: nobody waits here, and the endpoints' own queues take what comes.
+    """
+
+    def __init__(
+        self,
+        saturation: Saturation,
+        limits: QueueLimits | None = None,
+        *,
+        lets_all_go: bool = False,
+    ) -> None:
         self.saturation = saturation
+        self._lets_all_go = lets_all_go
         self.limits = limits or QueueLimits()
         self._models: dict[str, _Model] = {}
         self._busy: dict[str, _Model] = {}  # those for which somebody waits
@@ -87,9 +100,33 @@ class FlowControl:
                 depths[band] += queue.waiting
         return depths
 
-    def may_pass(self, model: str, tokens: int, now_s: float) -> bool:
+    def may_pass(self, waiting: Waiting, now_s: float) -> bool:
         """Nobody waits before it, and an endpoint can start it now."""
-        return model not in self._busy and self.saturation.has_room(model, tokens, now_s)
+        if self._lets_all_go:
+            return True
+        return (
+            waiting.model not in self._busy
+            and self.saturation.has_room(waiting.model, waiting.tokens, now_s)
+            and not self._yields(waiting, now_s)
+        )
+
+    def queues(self) -> Iterator[tuple[tuple[str, Band], Turns]]:
+        for name, model in self._models.items():
+            for band, queue in model.queue.bands.items():
+                yield (name, band), queue.turns
+
+    def elsewhere(self, change: Change, *, weight: int) -> None:
+        """What another router has told of a tenant."""
+        model = self._model(change.model)
+        turns = model.queue.bands[change.band].turns
+        if change.waits > 0:
+            turns.enter_elsewhere(change.tenant)
+        if change.given:
+            model.queue.served_elsewhere(change.band, change.tenant, change.given, weight=weight)
+        if change.given > 0.0:
+            model.patience.taken()
+        if change.waits < 0:
+            turns.leave_elsewhere(change.tenant)
 
     def offer(self, waiting: Waiting, now_s: float) -> Queueing | Refused:
         """Takes a request that may not pass into the queue, unless it would wait in vain."""
@@ -120,7 +157,9 @@ class FlowControl:
         for model in self._busy.values():
             first = model.queue.first()
             assert first is not None, "somebody waits"
-            if self.saturation.has_room(first.model, first.tokens, now_s):
+            if self.saturation.has_room(first.model, first.tokens, now_s) and not self._yields(
+                first, now_s
+            ):
                 return first
         return None
 
@@ -162,6 +201,18 @@ class FlowControl:
         if ended is not None:
             self._settle(running, ended)
             _learn(self._models[running.waiting.model].reading, ended, queued_s or 0.0)
+
+    def _yields(self, waiting: Waiting, now_s: float) -> bool:
+        """The room is left to somebody who waits at another router."""
+        model = self._models.get(waiting.model)
+        if model is None or not model.queue.someone_elsewhere():
+            return False
+        cost = model.queue.bands[waiting.band].cost(waiting)
+        ahead = lead(cost, model.pace.per_s(now_s))
+        if model.queue.first_elsewhere(waiting, ahead) is None:
+            model.patience.rest()
+            return False
+        return model.patience.lasts(now_s)
 
     def _settle(self, running: _Running, ended: Ended) -> None:
         """Corrects what was charged by what it was."""

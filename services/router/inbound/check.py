@@ -117,7 +117,7 @@ class Check:
                 caller, demand, refused or self._place(caller, demand, remaining_s, now_s)
             )
         waiting = self._waiting(question, caller.tenant, demand, now_s)
-        if flow.may_pass(waiting.model, waiting.tokens, now_s):
+        if flow.may_pass(waiting, now_s):
             verdict = self._place(caller, demand, remaining_s, now_s)
             return _Judged(caller, demand, verdict, waiting)
         offered = flow.offer(waiting, now_s)
