@@ -75,6 +75,7 @@ def questions(draw: st.DrawFn) -> Question:
 def answered(question: Question) -> Answer:
     of = mesh()
     answer = Check(of, LIMITS, grace_s=5.0, clock=lambda: 10.0)(question)
+    assert isinstance(answer, Answer)
     in_flight = sum(of.requests.load(each.address).requests for each in of.endpoints.all())
     let_go_to_runtime = "x-evenflow-endpoints" in dict(answer.headers)
     assert in_flight == let_go_to_runtime

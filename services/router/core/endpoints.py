@@ -132,6 +132,9 @@ class Endpoints:
     def __init__(self, addresses: Iterable[str]) -> None:
         self._by_address = {address: Endpoint(address) for address in sorted(addresses)}
 
+    def __len__(self) -> int:
+        return len(self._by_address)
+
     def all(self) -> Sequence[Endpoint]:
         """By address."""
         return tuple(self._by_address.values())

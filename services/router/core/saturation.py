@@ -11,8 +11,9 @@ What is under way there is the less of two guesses, each too high for another re
 
 import math
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 
 from services.router.core.endpoints import Endpoint
 
@@ -128,19 +129,15 @@ class Saturation:
         """Some endpoint can start it now; or none serves it, and waiting would be in vain."""
         if not self._serving.get(model):
             return True
-        for at, address in enumerate(self._open[model]):
-            if at == _LOOKED_AT:
-                return False
+        for address in islice(self._open[model], _LOOKED_AT):
             if not self._shut(address, now_s) and self._rooms[address].takes(tokens, now_s):
                 return True
         return bool(self._open[model]) and self._has_room_when_all_are_shut(model, tokens, now_s)
 
-    def some(self, model: str, most: int) -> Iterable[str]:
+    def some(self, model: str, most: int, now_s: float) -> Sequence[str]:
         """Addresses that may have room, those first that were picked longest ago."""
-        for at, address in enumerate(self._open.get(model, ())):
-            if at == most:
-                return
-            yield address
+        looked_at = islice(self._open.get(model, ()), _LOOKED_AT)
+        return [each for each in looked_at if not self._shut(each, now_s)][:most]
 
     def _has_room_when_all_are_shut(self, model: str, tokens: int, now_s: float) -> bool:
         if not all(self._shut(address, now_s) for address in self._serving[model]):

@@ -5,7 +5,7 @@ one before. A span only when the trace is sampled. What has to wait is judged an
 tenant, its certificate or the endpoints may be others by then.
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 
@@ -23,7 +23,7 @@ from services.router.core.admission import (
 from services.router.core.bands import band_of
 from services.router.core.circuits import Circuits
 from services.router.core.demands import Demand, InvalidDemand, WorkloadClass
-from services.router.core.endpoints import Endpoints
+from services.router.core.endpoints import Endpoint, Endpoints
 from services.router.core.flow import FlowControl, Queueing
 from services.router.core.inflight import Slot
 from services.router.core.queue import Waiting
@@ -41,6 +41,9 @@ _PRIORITIES = {  # lower runs first
     WorkloadClass.HIGH_RISK: "0",
     WorkloadClass.BATCH: "10",
 }
+# The least loaded of so many is nearly the least loaded of all (Mitzenmacher, The Power of Two
+# Choices, 2001), and to look at a thousand would take milliseconds.
+_LOOKED_AT = 16
 _COME_BACK_S = 1.0  # policy streams again within seconds of being back
 _propagator = TraceContextTextMapPropagator()
 _tracer = trace.get_tracer("evenflow.router")
@@ -110,44 +113,51 @@ class Check:
         return _owner(question, tenants) or _UNKNOWN_IDENTITY
 
     def _decide(self, question: Asked, caller: Caller, demand: Demand, now_s: float) -> "_Judged":
-        remaining_s, pool, flow = question.remaining_s(), self._pool(now_s), self._mesh.line.flow
-        refused = never(demand, caller.tenant, pool, remaining_s=remaining_s)
-        if refused or demand.output is None:  # counting tokens takes no place in an engine
-            return _Judged(
-                caller, demand, refused or self._place(caller, demand, remaining_s, now_s)
-            )
-        waiting = self._waiting(question, caller.tenant, demand, now_s)
-        if flow.may_pass(waiting, now_s):
-            verdict = self._place(caller, demand, remaining_s, now_s)
-            return _Judged(caller, demand, verdict, waiting)
-        offered = flow.offer(waiting, now_s)
+        remaining_s, tenant, pool = (
+            question.remaining_s(),
+            caller.tenant,
+            self._pool(demand.model, now_s),
+        )
+        refused = never(demand, tenant, pool, remaining_s=remaining_s)
+        waiting = offered = None
+        if demand.output is not None and refused is None:  # counting tokens takes no engine's place
+            flow = self._mesh.line.flow
+            waiting = self._waiting(question, tenant, demand, now_s)
+            if not flow.may_pass(waiting, now_s):
+                offered = flow.offer(waiting, now_s)
         if isinstance(offered, Queueing):
             return _Judged(caller, demand, None, waiting, offered)
-        return _Judged(caller, demand, offered, waiting)
+        verdict = refused or offered or self._place(demand, tenant, pool, remaining_s)
+        return _Judged(caller, demand, verdict, waiting)
 
     def _place(
-        self, caller: Caller, demand: Demand, remaining_s: float | None, now_s: float
+        self, demand: Demand, tenant: Tenant, pool: Pool, remaining_s: float | None
     ) -> Verdict:
-        return place(
-            demand,
-            caller.tenant,
-            self._pool(now_s),
-            remaining_s=remaining_s,
-            limits=self._limits,
-        )
+        return place(demand, tenant, pool, remaining_s=remaining_s, limits=self._limits)
 
-    def _pool(self, now_s: float) -> Pool:
+    def _pool(self, model: str, now_s: float) -> Pool:
         mesh = self._mesh
         return Pool(
-            mesh.endpoints.all(),
+            self._endpoints(model, now_s),
             mesh.requests.load,
             lambda address: mesh.circuits.is_open(address, now_s),
             lambda address, tokens: mesh.line.flow.saturation.takes(address, tokens, now_s),
         )
 
+    def _endpoints(self, model: str, now_s: float) -> Sequence[Endpoint]:
+        """All of them, or of very many some that have room, others with each request."""
+        endpoints = self._mesh.endpoints
+        if len(endpoints) > _LOOKED_AT:
+            some = self._mesh.line.flow.saturation.some(model, _LOOKED_AT, now_s)
+            return [endpoints.get(address) for address in some] or endpoints.all()
+        return endpoints.all()
+
     def _waiting(self, question: Asked, tenant: Tenant, demand: Demand, now_s: float) -> Waiting:
         workload_class = class_of(demand, tenant)
-        band = band_of(workload_class)
+        band, limit_s = (
+            band_of(workload_class),
+            self._limits.of(workload_class, question.remaining_s()),
+        )
         return Waiting(
             request_id=question.request_id,
             model=demand.model,
@@ -157,7 +167,7 @@ class Check:
             prompt_tokens=demand.prompt.tokens,
             output_tokens=output_tokens(demand, tenant),
             since_s=now_s,
-            deadline_s=now_s + self._limits.of(workload_class, question.remaining_s()),
+            deadline_s=now_s + limit_s,
             until_s=now_s + self._mesh.line.flow.limits.longest_s[band],
         )
 
@@ -181,8 +191,9 @@ class Check:
         if isinstance(caller, Refused):
             return self._refuse(request, before, caller, now_s)
         remaining_s = waiting.deadline_s - now_s
-        refused = never(demand, caller.tenant, self._pool(now_s), remaining_s=remaining_s)
-        verdict = refused or self._place(caller, demand, remaining_s, now_s)
+        tenant, pool = caller.tenant, self._pool(demand.model, now_s)
+        refused = never(demand, tenant, pool, remaining_s=remaining_s)
+        verdict = refused or self._place(demand, tenant, pool, remaining_s)
         return self._conclude(request, replace(before, caller=caller, verdict=verdict), now_s)
 
     def _refuse(

@@ -36,7 +36,9 @@ GRACE_S = 5.0
 
 
 def answer(question: Question, of: Mesh | None = None, now_s: float = NOW_S) -> Answer:
-    return Check(of or mesh(), LIMITS, grace_s=GRACE_S, clock=lambda: now_s)(question)
+    answered = Check(of or mesh(), LIMITS, grace_s=GRACE_S, clock=lambda: now_s)(question)
+    assert isinstance(answered, Answer)
+    return answered
 
 
 def headers(answered: Answer) -> dict[str, str]:

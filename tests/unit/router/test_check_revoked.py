@@ -13,7 +13,9 @@ def answer(serial: str, *, front_end: bool = False) -> Answer:
     knowing = replace(mesh(), revoked=lambda serial: serial == REVOKED)
     question = check_request(x_evenflow_serial=serial)
     asked = on_front_end(question) if front_end else question
-    return Check(knowing, LIMITS, grace_s=5.0, clock=lambda: 10.0)(asked)
+    answered = Check(knowing, LIMITS, grace_s=5.0, clock=lambda: 10.0)(asked)
+    assert isinstance(answered, Answer)
+    return answered
 
 
 def test_its_next_request_is_refused() -> None:

@@ -14,6 +14,7 @@ from services.chassis.server import CannotListen
 from services.router.inbound.answers import Answer
 from services.router.inbound.asked import Question
 from services.router.inbound.check_socket import CheckSocket
+from services.router.inbound.line import Held
 
 MIB = 1 << 20
 
@@ -62,9 +63,26 @@ def question(name: str, body: bytes = b"") -> bytes:
     return head.encode() + b"\r\n" + body
 
 
-def echo(asked: Question) -> Answer:
-    """Says what it was asked; "refuse" is refused, "break" is a bug."""
+HELD: dict[str, Held] = {}
+LEFT: set[str] = set()
+
+
+def held(name: str) -> Held:
+    HELD[name] = Held(lambda: LEFT.add(name))
+    return HELD[name]
+
+
+async def until_held(name: str) -> Held:
+    while name not in HELD:  # noqa: ASYNC110 - a parser's callback writes it down
+        await asyncio.sleep(0)
+    return HELD.pop(name)
+
+
+def echo(asked: Question) -> Answer | Held:
+    """Says what it was asked; "refuse" is refused, "break" is a bug, "hold..." is held."""
     name = asked.headers.get("x-name")
+    if name is not None and name.startswith("hold"):
+        return held(name)
     if name == "break":
         raise ValueError(asked.body.decode())
     status = 403 if name == "refuse" else 200
@@ -260,3 +278,71 @@ def test_an_earlier_routers_socket_is_replaced(tmp_path: Path) -> None:
 def test_a_socket_that_cannot_be_made_is_said_in_one_line(tmp_path: Path) -> None:
     with pytest.raises(CannotListen, match=r"can't listen on .*/nowhere/check\.sock"):
         asyncio.run(CheckSocket(echo).listen(tmp_path / "nowhere" / "check.sock"))
+
+
+LATER = Answer(200, (("x-late", "yes"),))
+
+
+def test_a_held_answer_comes_when_it_is_given_and_the_connection_asks_on(tmp_path: Path) -> None:
+    async def scenario(served: Served) -> None:
+        async with served.caller() as envoy, served.caller() as other:
+            await envoy.send(question("hold"))
+            one = await until_held("hold")
+            assert (await other.ask("meanwhile")).status == 200
+
+            one.reply(LATER)
+            assert (await envoy.told()).headers["x-late"] == "yes"
+            assert (await envoy.ask("next")).status == 200
+
+    run(tmp_path, scenario)
+
+
+def test_who_hangs_up_while_held_has_left_at_once(tmp_path: Path) -> None:
+    async def scenario(served: Served) -> None:
+        async with served.caller() as envoy:
+            await envoy.send(question("hold-leaver"))
+            gone = await until_held("hold-leaver")
+        while "hold-leaver" not in LEFT:  # noqa: ASYNC110 - a callback writes it down
+            await asyncio.sleep(0)
+        gone.reply(LATER)  # to nobody
+
+    run(tmp_path, scenario)
+
+
+def test_closing_takes_those_who_are_held_for_gone_and_they_ask_again(tmp_path: Path) -> None:
+    async def scenario(served: Served) -> None:
+        async with served.caller() as envoy:
+            await envoy.send(question("hold-closed"))
+            await until_held("hold-closed")
+            served.socket.close()
+            assert await envoy.ended()
+        assert "hold-closed" in LEFT
+
+    run(tmp_path, scenario)
+
+
+def test_an_answer_that_is_given_while_draining_is_the_connections_last(tmp_path: Path) -> None:
+    async def scenario(served: Served) -> None:
+        async with served.caller() as envoy:
+            await envoy.send(question("hold-drained"))
+            one = await until_held("hold-drained")
+            served.socket.drain()
+            one.reply(LATER)
+            assert (await envoy.told()).headers["connection"] == "close"
+            assert await envoy.ended()
+
+    run(tmp_path, scenario)
+
+
+def test_who_asks_again_before_the_answer_is_no_envoy(tmp_path: Path) -> None:
+    async def scenario(served: Served) -> None:
+        async with served.caller() as stranger:
+            await stranger.send(question("hold-twice") + question("next"))
+            assert (await stranger.told()).status == 500
+            assert await stranger.ended()
+        assert "hold-twice" in LEFT
+
+    with capture_logs() as logs:
+        run(tmp_path, scenario)
+
+    assert [each["error"] for each in logs] == ["AskedTwice"]
