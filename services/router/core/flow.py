@@ -7,7 +7,7 @@ fills half of it at most.
 """
 
 import heapq
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 from services.router.core.bands import Band
@@ -15,6 +15,7 @@ from services.router.core.endings import Ended
 from services.router.core.exchange import Change
 from services.router.core.fairness import Turns, service
 from services.router.core.queue import ModelQueue, Waiting
+from services.router.core.reserve import Reserve
 from services.router.core.saturation import Saturation
 from services.router.core.verdicts import Reason, Refused
 from services.router.core.waiting import Pace, Reading
@@ -62,6 +63,7 @@ class _Model:
         self.pace = Pace()
         self.reading = Reading()
         self.patience = Patience()
+        self.reserve = Reserve()
 
 
 class FlowControl:
@@ -78,6 +80,7 @@ class FlowControl:
         lets_all_go: bool = False,
     ) -> None:
         self.saturation = saturation
+        self.routers = 1  # of these endpoints, this one among them
         self._lets_all_go = lets_all_go
         self.limits = limits or QueueLimits()
         self._models: dict[str, _Model] = {}
@@ -104,10 +107,17 @@ class FlowControl:
         """Nobody waits before it, and an endpoint can start it now."""
         if self._lets_all_go:
             return True
-        return (
-            waiting.model not in self._busy
-            and self.saturation.has_room(waiting.model, waiting.tokens, now_s)
-            and not self._yields(waiting, now_s)
+        if waiting.model in self._busy:
+            before = self._busy[waiting.model].reserve.first()
+            if before is not None or not self._may_take_of_reserve(waiting):
+                return False
+        return self._starts(waiting, now_s)
+
+    def takes(self, waiting: Waiting, now_s: float) -> Callable[[str, int], bool]:
+        """Whether an endpoint can start it, by address and tokens."""
+        keeping = not self._may_take_of_reserve(waiting)
+        return lambda address, tokens: self.saturation.takes(
+            address, tokens, now_s, keeping=keeping
         )
 
     def queues(self) -> Iterator[tuple[tuple[str, Band], Turns]]:
@@ -148,6 +158,8 @@ class FlowControl:
             model.pace.began(now_s)
         queue.add(waiting)
         self._waiting[waiting.request_id] = waiting
+        if self._may_take_of_reserve(waiting):
+            model.reserve.found_empty(waiting)
         reading_s = model.reading.seconds(waiting.prompt_tokens)
         self._remind(min(waiting.until_s, waiting.deadline_s - reading_s), waiting)
         return queueing
@@ -157,10 +169,11 @@ class FlowControl:
         for model in self._busy.values():
             first = model.queue.first()
             assert first is not None, "somebody waits"
-            if self.saturation.has_room(first.model, first.tokens, now_s) and not self._yields(
-                first, now_s
-            ):
+            if self._starts(first, now_s):
                 return first
+            spared = self._first_for_reserve(model)
+            if spared is not None and self._starts(spared, now_s):
+                return spared
         return None
 
     def sent(self, waiting: Waiting, address: str, now_s: float) -> None:
@@ -171,6 +184,7 @@ class FlowControl:
         if self.left(waiting.request_id):
             model.pace.gave(charged, now_s)
         self.saturation.sent(address, waiting.tokens, now_s)
+        model.reserve.began(waiting)
         self._running[waiting.request_id] = _Running(address, waiting, charged)
 
     def left(self, request_id: str) -> bool:
@@ -178,6 +192,7 @@ class FlowControl:
         waiting = self._waiting.pop(request_id, None)
         if waiting is None:
             return False
+        self._models[waiting.model].reserve.left(request_id)
         queue = self._models[waiting.model].queue
         queue.bands[waiting.band].remove(waiting)
         if not len(queue):
@@ -198,9 +213,28 @@ class FlowControl:
         if running is None:
             return
         self.saturation.freed(running.address)
+        self._models[running.waiting.model].reserve.ended(running.waiting)
         if ended is not None:
             self._settle(running, ended)
             _learn(self._models[running.waiting.model].reading, ended, queued_s or 0.0)
+
+    def _starts(self, waiting: Waiting, now_s: float) -> bool:
+        keeping = not self._may_take_of_reserve(waiting)
+        has_room = self.saturation.has_room(waiting.model, waiting.tokens, now_s, keeping=keeping)
+        return has_room and not self._yields(waiting, now_s)
+
+    def _may_take_of_reserve(self, waiting: Waiting) -> bool:
+        model = self._model(waiting.model)
+        queue = model.queue.bands[waiting.band]
+        slots = self.saturation.slots(waiting.model) / self.routers
+        return model.reserve.is_for(waiting, queue.turns, queue.cost(waiting), slots=slots)
+
+    def _first_for_reserve(self, model: _Model) -> Waiting | None:
+        while (first := model.reserve.first()) is not None:
+            if self._may_take_of_reserve(first):
+                return first
+            model.reserve.left(first.request_id)
+        return None
 
     def _yields(self, waiting: Waiting, now_s: float) -> bool:
         """The room is left to somebody who waits at another router."""

@@ -123,6 +123,7 @@ class Check:
         if demand.output is not None and refused is None:  # counting tokens takes no engine's place
             flow = self._mesh.line.flow
             waiting = self._waiting(question, tenant, demand, now_s)
+            pool = replace(pool, takes=flow.takes(waiting, now_s))
             if not flow.may_pass(waiting, now_s):
                 offered = flow.offer(waiting, now_s)
         if isinstance(offered, Queueing):
@@ -192,6 +193,7 @@ class Check:
             return self._refuse(request, before, caller, now_s)
         remaining_s = waiting.deadline_s - now_s
         tenant, pool = caller.tenant, self._pool(demand.model, now_s)
+        pool = replace(pool, takes=self._mesh.line.flow.takes(waiting, now_s))
         refused = never(demand, tenant, pool, remaining_s=remaining_s)
         verdict = refused or self._place(demand, tenant, pool, remaining_s)
         return self._conclude(request, replace(before, caller=caller, verdict=verdict), now_s)
