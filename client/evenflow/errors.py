@@ -67,11 +67,21 @@ class Unreachable(EvenflowError):
 
 
 class DeadlineExceeded(EvenflowError):
-    """The caller's deadline passed; `text` is what had arrived."""
+    """The caller's deadline passed, or can't be met (`reason` DEADLINE_UNREACHABLE); `text` is what
+    had arrived."""
 
-    def __init__(self, message: str, *, text: str = "") -> None:
+    def __init__(
+        self,
+        message: str,
+        *,
+        text: str = "",
+        reason: str = "",
+        retry_after_s: float | None = None,
+    ) -> None:
         super().__init__(message)
         self.text = text
+        self.reason = reason  # empty: the caller's own clock
+        self.retry_after_s = retry_after_s  # as in Refused
 
 
 class Cancelled(EvenflowError):
@@ -104,11 +114,15 @@ def error_of(call: FailedCall, progress: Progress | None = None) -> EvenflowErro
     details = _details(call.trailing_metadata() or ())
     match code:
         case grpc.StatusCode.DEADLINE_EXCEEDED:
-            return DeadlineExceeded(message, text=progress.text)
+            return DeadlineExceeded(
+                message,
+                text=progress.text,
+                reason=_reason(details),
+                retry_after_s=_retry_after_s(details),
+            )
         case grpc.StatusCode.CANCELLED:
             return Cancelled(message)
-    info = _first(details, ErrorInfo)
-    reason = info.reason if info is not None and info.domain == DOMAIN else ""
+    reason = _reason(details)
     lost = progress.request_id and (not reason or code is grpc.StatusCode.UNAVAILABLE)
     if reason and not lost:
         return _refused(message, code, reason, details)
@@ -127,14 +141,23 @@ def error_of(call: FailedCall, progress: Progress | None = None) -> EvenflowErro
 
 def _refused(message: str, code: grpc.StatusCode, reason: str, details: Status) -> Refused:
     wrong = _first(details, BadRequest)
-    retry = _first(details, RetryInfo)
     return Refused(
         message,
         code=code,
         reason=reason,
         field=wrong.field_violations[0].field if wrong and wrong.field_violations else None,
-        retry_after_s=retry.retry_delay.ToTimedelta().total_seconds() if retry else None,
+        retry_after_s=_retry_after_s(details),
     )
+
+
+def _reason(details: Status) -> str:
+    info = _first(details, ErrorInfo)
+    return info.reason if info is not None and info.domain == DOMAIN else ""
+
+
+def _retry_after_s(details: Status) -> float | None:
+    retry = _first(details, RetryInfo)
+    return retry.retry_delay.ToTimedelta().total_seconds() if retry else None
 
 
 def _details(trailers: Metadata) -> Status:

@@ -28,7 +28,7 @@ def bootstrap(
     """Envoy's start-up configuration, as JSON. `node` names this Envoy in the router's logs;
     `open_files` is how many Envoy, and the router, may have.
     """
-    checks = min(MAX_CHECK_CONNECTIONS, open_files // 4)
+    checks = check_connections(open_files)
     # Without a router an Envoy that takes over waits for its configuration, while the one before it
     # serves on; after Envoy's default of 15 s it would take over with no listener at all.
     ads = {"ads": {}, "resource_api_version": "V3", "initial_fetch_timeout": "0s"}
@@ -57,6 +57,11 @@ def bootstrap(
         },
         indent=2,
     )
+
+
+def check_connections(open_files: int) -> int:
+    """Questions that Envoy asks at once."""
+    return min(MAX_CHECK_CONNECTIONS, open_files // 4)
 
 
 def _router(socket: Path) -> dict[str, Any]:

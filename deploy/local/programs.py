@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from deploy.envoy.bootstrap import bootstrap
+from deploy.envoy.bootstrap import bootstrap, check_connections
 from deploy.envoy.hand_over import ADMIN
 from deploy.local.engines import Engine
 from deploy.local.settings import Settings, address
@@ -18,6 +18,7 @@ from deploy.local.supervision import Program
 from evenflow.home import TRUST_DOMAIN, service_folder
 
 ROOT = Path(__file__).resolve().parents[2]
+QUEUE_LIMIT = 2000  # requests that wait, where there are files for them
 DRAIN_S = 1  # streams under way get this long once the mesh is told to stop
 
 
@@ -97,6 +98,8 @@ def _router(settings: Settings, prepared: Prepared) -> dict[str, str]:
         "ROUTER_TLS": _tls(settings, "router"),
         "ROUTER_GATEWAY_TLS": _tls(settings, "gateway"),
         "ROUTER_SALT_SECRET_FILE": str(prepared.cache_salt),
+        # Who waits holds a connection, and as many again are for those who need not.
+        "ROUTER_QUEUE_LIMIT": os.environ.get("ROUTER_QUEUE_LIMIT", str(_queue_limit())),
     }
 
 
@@ -124,7 +127,7 @@ def _envoy(settings: Settings, prepared: Prepared) -> Program:
             router_socket=_router_socket(prepared),
             check_socket=_check_socket(prepared),
             admin_socket=prepared.sockets / ADMIN,
-            open_files=resource.getrlimit(resource.RLIMIT_NOFILE)[0],
+            open_files=_open_files(),
         )
     )
     ports = f"{settings.mesh_port},{settings.frontend_port}"
@@ -139,6 +142,14 @@ def _envoy(settings: Settings, prepared: Prepared) -> Program:
         stop_within_s=2,
         environ=_python_path(),
     )
+
+
+def _queue_limit() -> int:
+    return min(QUEUE_LIMIT, check_connections(_open_files()) // 2)
+
+
+def _open_files() -> int:
+    return resource.getrlimit(resource.RLIMIT_NOFILE)[0]
 
 
 def _router_socket(prepared: Prepared) -> Path:

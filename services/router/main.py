@@ -188,7 +188,10 @@ def _followers(config: Config, parts: _Parts) -> Iterator[Coroutine[Any, Any, No
         telemetry = GrpcTelemetry(config.telemetry.text, tls)
         yield keep(lambda: telemetry.report(parts.records.batches()), what="telemetry")
         states = GrpcEndpointStates(config.telemetry.text, tls)
-        yield keep(lambda: states.report(counts(mesh.endpoints)), what="telemetry's endpoints")
+        yield keep(
+            lambda: states.report(counts(mesh.endpoints, mesh.line.flow.depths)),
+            what="telemetry's endpoints",
+        )
     yield parts.publisher.follow_certificate()
     yield _sweep(mesh.requests, clock)
 

@@ -137,6 +137,7 @@ def build(config: Config) -> Parts:
         clock=clock,
         own=partial(_own, record_servicer, trace_servicer, sink),
         endpoints=endpoint_servicer.counts,
+        queued=endpoint_servicer.queued,
     )
     trust_domain = certificate_trust_domain(tls.certificate.read_bytes())
     page = MetricsPage(rendering(collector), trust_domain=trust_domain)

@@ -10,6 +10,7 @@ import grpc
 import pytest
 
 from services.chassis.identity import TlsFiles
+from services.router.core.bands import Band
 from services.router.core.endpoints import Endpoints
 from services.router.outbound.endpoint_states import GrpcEndpointStates, counts
 from services.telemetry.inbound.endpoints import STATES
@@ -27,10 +28,12 @@ class Reporting:
     telemetry: Served
 
     @asynccontextmanager
-    async def router(self, endpoints: Endpoints) -> AsyncIterator[None]:
+    async def router(
+        self, endpoints: Endpoints, depths: Callable[[], Mapping[Band, int]] = dict
+    ) -> AsyncIterator[None]:
         states = self._states(self.telemetry.identities.service("router"))
         async with asyncio.TaskGroup() as tasks:
-            task = tasks.create_task(states.report(counts(endpoints)))
+            task = tasks.create_task(states.report(counts(endpoints, depths)))
             yield
             task.cancel()
 
@@ -46,6 +49,11 @@ class Reporting:
 
         async with asyncio.timeout(PATIENCE_S):
             while now() != expected:  # noqa: ASYNC110 - as a scraper, it can only ask
+                await asyncio.sleep(LOOK_EVERY_S)
+
+    async def until_queued(self, **expected: int) -> None:
+        async with asyncio.timeout(PATIENCE_S):
+            while self.telemetry.endpoints.queued() != expected:  # noqa: ASYNC110 - as a scraper, it can only ask
                 await asyncio.sleep(LOOK_EVERY_S)
 
     def _states(self, tls: TlsFiles) -> GrpcEndpointStates:
@@ -85,6 +93,20 @@ def test_two_routers_are_added_up_and_a_gone_one_no_longer_counts(tmp_path: Path
         await reporting.until_counted()
 
         assert reporting.telemetry.endpoints.counts() == {}, "nobody says, so nothing is claimed"
+
+    played(tmp_path, scenario)
+
+
+def test_those_who_wait_are_counted_by_band_over_all_routers(tmp_path: Path) -> None:
+    async def scenario(reporting: Reporting) -> None:
+        depths = {Band.INTERACTIVE: 0, Band.BATCH: 0}
+        async with reporting.router(Endpoints([A]), lambda: dict(depths)):
+            await reporting.until_queued(interactive=0, batch=0)
+            depths[Band.BATCH] = 7
+            await reporting.until_queued(interactive=0, batch=7)
+            async with reporting.router(Endpoints([A]), lambda: {Band.INTERACTIVE: 2}):
+                await reporting.until_queued(interactive=2, batch=7)
+        await reporting.until_queued()
 
     played(tmp_path, scenario)
 

@@ -43,6 +43,11 @@ def story(why: pb.ExplainResponse) -> Iterator[str]:
     )
     if why.trace_id:
         yield f"trace     {why.trace_id}"
+    if why.queue_reason:
+        yield (
+            f"queued    {why.queue_reason}, in the band {why.queue_band}, "
+            f"{why.queued_ahead} ahead, its tenant at {why.virtual_counter:.0f}"
+        )
     if why.refusal_reason:
         yield f"refused   {why.refusal_reason}"
         return

@@ -122,6 +122,12 @@ def _decided(decision: Decision) -> pb.ExplainResponse:
         response.workload_class = NUMBERS[decision.workload_class]
     if decision.queue_wait_s is not None:
         response.queue_wait.CopyFrom(_duration(decision.queue_wait_s))
+    if decision.queueing is not None:
+        response.queue_reason = decision.queueing.reason
+        response.queue_band = decision.queueing.band.value
+        response.queued_ahead = decision.queueing.ahead
+        response.virtual_counter = decision.queueing.counter
+        response.predicted_wait.CopyFrom(_duration(decision.queueing.predicted_s))
     return response
 
 

@@ -1,15 +1,18 @@
-"""Tells telemetry how many endpoints are in each state, so that somebody hears of one that hangs.
+"""Tells telemetry how many endpoints are in each state, and how many requests wait.
 
+So that somebody hears of an endpoint that hangs and of a queue that grows.
 Apart from the records: what is said here holds until it is said otherwise.
 """
 
 import asyncio
 from collections import Counter
-from collections.abc import AsyncIterator, Iterable, Mapping
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from dataclasses import dataclass
 
 from evenflow.telemetry.v1 import endpoint_service_pb2 as pb
 from evenflow.telemetry.v1.endpoint_service_pb2_grpc import EndpointServiceStub
 from services.chassis.identity import TlsFiles, channel
+from services.router.core.bands import Band
 from services.router.core.endpoints import Endpoints, Standing
 
 _LOOK_EVERY_S = 0.25
@@ -22,14 +25,25 @@ _NUMBERS = {
     Standing.FAILED: pb.ENDPOINT_STATE_FAILED,
 }
 
-Counts = Mapping[Standing, int]
+_BANDS = {
+    Band.INTERACTIVE: pb.PRIORITY_BAND_INTERACTIVE,
+    Band.BATCH: pb.PRIORITY_BAND_BATCH,
+}
 
 
-async def counts(endpoints: Endpoints) -> AsyncIterator[Counts]:
-    """At once, and on each change. Ends by cancellation alone."""
+@dataclass(frozen=True, slots=True)
+class Counts:
+    endpoints: Mapping[Standing, int]
+    queued: Mapping[Band, int]
+
+
+async def counts(
+    endpoints: Endpoints, depths: Callable[[], Mapping[Band, int]] = dict
+) -> AsyncIterator[Counts]:
+    """At once, and on each change. `depths`: of the queue. Ends by cancellation alone."""
     said: Counts | None = None
     while True:
-        now = Counter(each.standing for each in endpoints.all())
+        now = Counts(Counter(each.standing for each in endpoints.all()), depths())
         if now != said:
             yield now
             said = now
@@ -52,11 +66,19 @@ class GrpcEndpointStates:
 
 async def _messages(counts: AsyncIterator[Counts]) -> AsyncIterator[pb.ReportEndpointsRequest]:
     async for each in counts:
-        yield pb.ReportEndpointsRequest(counts=_encoded(each))
+        yield pb.ReportEndpointsRequest(counts=_states(each), queues=_queues(each))
 
 
-def _encoded(counts: Counts) -> Iterable[pb.EndpointCount]:
+def _states(counts: Counts) -> Iterable[pb.EndpointCount]:
     return (
         pb.EndpointCount(state=_NUMBERS[standing], endpoints=number)
-        for standing, number in counts.items()
+        for standing, number in counts.endpoints.items()
+    )
+
+
+def _queues(counts: Counts) -> Iterable[pb.QueueDepth]:
+    return (
+        pb.QueueDepth(band=_BANDS[band], requests=number)
+        for band, number in counts.queued.items()
+        if number
     )

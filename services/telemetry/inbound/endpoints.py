@@ -1,7 +1,11 @@
-"""Takes what routers know of their endpoints: how many are in each state, while they say so."""
+"""Takes what routers know: how many endpoints are in each state and how many requests wait.
+
+It holds while they say so.
+"""
 
 from collections import Counter
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Iterable, Mapping
+from dataclasses import dataclass
 
 import grpc
 
@@ -21,21 +25,34 @@ STATES = {  # what a newer router calls a state that we don't know is left out
 }
 
 
+BANDS = {
+    pb.PRIORITY_BAND_INTERACTIVE: "interactive",
+    pb.PRIORITY_BAND_BATCH: "batch",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class _Word:
+    endpoints: Mapping[str, int]  # by state
+    queued: Mapping[str, int]  # by band
+
+
 class EndpointServicer(pb_grpc.EndpointServiceServicer):
     """The last word of each stream that is open."""
 
     def __init__(self) -> None:
-        self._words: dict[grpc.aio.ServicerContext, Mapping[str, int]] = {}
+        self._words: dict[grpc.aio.ServicerContext, _Word] = {}
         self._streams = OpenStreams()
 
     def counts(self) -> Mapping[str, int]:
         """Of every state, over all routers; empty while no router reports."""
-        if not any(self._words.values()):
-            return {}
-        totals = Counter(dict.fromkeys(STATES.values(), 0))
-        for word in self._words.values():
-            totals.update(word)
-        return totals
+        words = [word.endpoints for word in self._words.values()]
+        return _totals(STATES.values(), words) if any(words) else {}
+
+    def queued(self) -> Mapping[str, int]:
+        """Requests that wait, of every band, over all routers; empty while no router reports."""
+        words = [word.queued for word in self._words.values()]
+        return _totals(BANDS.values(), words) if words else {}
 
     def close(self) -> None:
         """Answers all streams."""
@@ -55,9 +72,19 @@ class EndpointServicer(pb_grpc.EndpointServiceServicer):
         return pb.ReportEndpointsResponse()
 
 
-def _word(request: pb.ReportEndpointsRequest) -> Mapping[str, int]:
-    return {
-        STATES[each.state]: max(0, each.endpoints)
-        for each in request.counts
-        if each.state in STATES
-    }
+def _word(request: pb.ReportEndpointsRequest) -> _Word:
+    return _Word(
+        {
+            STATES[each.state]: max(0, each.endpoints)
+            for each in request.counts
+            if each.state in STATES
+        },
+        {BANDS[each.band]: max(0, each.requests) for each in request.queues if each.band in BANDS},
+    )
+
+
+def _totals(names: Iterable[str], words: Iterable[Mapping[str, int]]) -> Mapping[str, int]:
+    totals = Counter(dict.fromkeys(names, 0))
+    for word in words:
+        totals.update(word)
+    return totals

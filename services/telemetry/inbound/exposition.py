@@ -60,7 +60,8 @@ def rendering(collector: Collector) -> Callable[[str], tuple[bytes, str]]:
 class MeshCollector(Collector):
     """`own` counts what the service itself did: name, what it means, value.
 
-    `endpoints` gives their number in each state; empty while no router says.
+    `endpoints` gives their number in each state, `queued` that of the requests which wait in each
+    band; empty while no router says.
     """
 
     def __init__(
@@ -70,11 +71,13 @@ class MeshCollector(Collector):
         clock: Callable[[], float],
         own: Callable[[], Iterable[tuple[str, str, float]]],
         endpoints: Callable[[], Mapping[str, int]],
+        queued: Callable[[], Mapping[str, int]] = dict,
     ) -> None:
         self._aggregates = aggregates
         self._clock = clock
         self._own = own
         self._endpoints = endpoints
+        self._queued = queued
 
     def collect(self) -> Iterator[Metric]:
         now_s = self._clock()
@@ -83,6 +86,7 @@ class MeshCollector(Collector):
         yield from self._counters()
         yield from self._histograms()
         yield self._endpoint_states()
+        yield self._queues()
         yield GaugeMetricFamily(
             "evenflow_telemetry_series",
             "Sets of model, tenant and workload class that are counted apart.",
@@ -138,6 +142,16 @@ class MeshCollector(Collector):
         )
         for state, number in self._endpoints().items():
             family.add_metric((state,), number)
+        return family
+
+    def _queues(self) -> Metric:
+        family = GaugeMetricFamily(
+            "evenflow_queued_requests",
+            "Requests that wait in routers, by priority band; none while no router says.",
+            labels=("band",),
+        )
+        for band, number in self._queued().items():
+            family.add_metric((band,), number)
         return family
 
     def _histograms(self) -> Iterator[Metric]:

@@ -171,6 +171,9 @@ def test_explain_tells_a_request_s_story(tmp_path: Path) -> None:
         workload="web",
         model="smollm2",
         candidates=[router.ExplainResponse.Candidate(address="a:1", left_out="draining")],
+        queue_reason="behind others",
+        queue_band="batch",
+        queued_ahead=12,
         outcome=router.ExplainResponse.Outcome(endpoint="b:2", grpc_code=4, attempts=1),
     )
 
@@ -182,6 +185,7 @@ def test_explain_tells_a_request_s_story(tmp_path: Path) -> None:
     assert "by acme/web" in result.stdout
     assert "DEADLINE_EXCEEDED" in result.stdout
     assert "draining" in result.stdout
+    assert "behind others, in the band batch, 12 ahead" in result.stdout
     assert (unknown.exit_code, "REQUEST_NOT_FOUND" in unknown.stderr) == (1, True)
 
 

@@ -121,3 +121,19 @@ def test_before_the_first_token_the_same_is_a_refusal() -> None:
 
     assert isinstance(error, Refused)
     assert error.reason == "ENGINE_STALLED"
+
+
+def test_a_deadline_that_the_mesh_refused_says_why_and_when_to_come_back() -> None:
+    error = error_of(
+        refusal(grpc.StatusCode.DEADLINE_EXCEEDED, "DEADLINE_UNREACHABLE", retry_after_s=7.0)
+    )
+
+    assert isinstance(error, DeadlineExceeded)
+    assert (error.reason, error.retry_after_s) == ("DEADLINE_UNREACHABLE", 7.0)
+
+
+def test_the_callers_own_clock_gives_no_reason() -> None:
+    error = error_of(Failed(grpc.StatusCode.DEADLINE_EXCEEDED))
+
+    assert isinstance(error, DeadlineExceeded)
+    assert (error.reason, error.retry_after_s) == ("", None)

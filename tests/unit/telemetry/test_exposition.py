@@ -22,6 +22,7 @@ def page_of(counted: Aggregates, *, now_s: float = 0.0, accept: str = "") -> str
         clock=lambda: now_s,
         own=lambda: [("evenflow_telemetry_records", "Taken.", 7)],
         endpoints=lambda: {"ready": 2, "stalled": 0},
+        queued=lambda: {"interactive": 0, "batch": 3},
     )
     page, _ = rendering(collector)(accept)
     return page.decode()
@@ -127,3 +128,10 @@ def test_a_record_costs_less_than_a_fifth_of_a_millisecond() -> None:
 def test_endpoints_are_counted_by_state() -> None:
     assert value(aggregates(), "evenflow_endpoints", state="ready") == 2
     assert value(aggregates(), "evenflow_endpoints", state="stalled") == 0
+
+
+def test_those_who_wait_are_counted_by_band() -> None:
+    counted = aggregates()
+
+    assert value(counted, "evenflow_queued_requests", band="interactive") == 0
+    assert value(counted, "evenflow_queued_requests", band="batch") == 3

@@ -1,0 +1,174 @@
+"""Two runtimes that run two requests each, and more callers than that."""
+
+import asyncio
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, suppress
+
+import pytest
+
+from evenflow.errors import DeadlineExceeded
+from evenflow.inference.v1.workload_class_pb2 import WORKLOAD_CLASS_BATCH
+from tests.integration.flow.asking import (
+    Asked,
+    Tenant,
+    let_both_tenants_use_the_model,
+    queued,
+    tenant,
+    until_queued,
+)
+from tests.integration.whole.mesh import Mesh, running
+from tests.integration.whole.programs import Programs
+
+AT_ONCE = 4
+STEP_S = 0.02
+SHORT = 25  # tokens, half a second
+LONG = 1500  # tokens: nothing ends by itself while a test runs
+PATIENCE_S = 60.0
+SIMULATED = {"RUNTIME_MAX_RUNNING": "2", "RUNTIME_SIMULATED_STEP_S": str(STEP_S)}
+
+
+@pytest.fixture(scope="module")
+def mesh() -> Iterator[Mesh]:
+    with running(command="simulate", model="simulated", environ=SIMULATED) as started:
+        let_both_tenants_use_the_model(started)
+        yield started
+
+
+@asynccontextmanager
+async def flood(
+    asking: Tenant, number: int, *, tokens: int, deadline_s: float = PATIENCE_S
+) -> AsyncIterator[list[Asked]]:
+    """Under way in the body; who is not answered at its end leaves."""
+    asked = list[Asked]()
+    async with asyncio.TaskGroup() as tasks:
+        under_way = [
+            tasks.create_task(asking.ask(tokens, deadline_s=deadline_s, into=asked))
+            for _ in range(number)
+        ]
+        try:
+            yield asked
+        finally:
+            for each in under_way:
+                each.cancel()
+
+
+async def until_answered(asked: list[Asked], number: int) -> None:
+    async with asyncio.timeout(PATIENCE_S):
+        while sum(each.answered for each in asked) < number:  # noqa: ASYNC110 - it can only be asked
+            await asyncio.sleep(STEP_S)
+
+
+def test_what_is_too_much_waits_and_is_answered(mesh: Mesh) -> None:
+    number = 6 * AT_ONCE
+
+    async def scenario() -> list[Asked]:
+        async with tenant(mesh, "acme") as acme, flood(acme, number, tokens=SHORT) as asked:
+            await until_answered(asked, number)
+            return asked
+
+    asked = asyncio.run(scenario())
+
+    stories = [mesh.explain(each.request_id) for each in asked]
+    waited = [each for each in stories if each.queue_reason]
+    assert len(waited) >= number // 2
+    assert max(each.queue_wait.ToMilliseconds() for each in waited) > 1000 * SHORT * STEP_S
+    assert all(each.queue_band == "interactive" for each in waited)
+    assert {each.outcome.attempts for each in stories} == {1}
+
+
+def test_nobody_waits_behind_a_flood(mesh: Mesh) -> None:
+    flooded, number = 20 * AT_ONCE, 3
+
+    async def scenario() -> int:
+        async with (
+            tenant(mesh, "acme") as acme,
+            tenant(mesh, "globex") as globex,
+            flood(acme, flooded, tokens=SHORT) as asked,
+        ):
+            await until_answered(asked, 1)
+            for _ in range(number):
+                assert (await globex.ask(SHORT)).answered
+            return sum(not each.answered for each in asked)
+
+    still_waiting = asyncio.run(scenario())
+
+    # Each of globex's goes with the next slot. In the meantime of three answers in a row acme gets
+    # no more than three for each of its slots and what was on its way.
+    assert still_waiting > flooded // 2
+
+
+def test_batches_wait_for_people_and_yet_go_on(mesh: Mesh) -> None:
+    people, batches = 12 * AT_ONCE, 2 * AT_ONCE
+
+    async def scenario() -> tuple[list[Asked], list[Asked]]:
+        async with tenant(mesh, "acme") as acme, tenant(mesh, "globex") as globex:
+            asked, batch = list[Asked](), list[Asked]()
+            async with asyncio.TaskGroup() as tasks:
+                for _ in range(AT_ONCE):
+                    tasks.create_task(globex.ask(SHORT, into=asked))
+                for _ in range(batches):
+                    as_batch = WORKLOAD_CLASS_BATCH
+                    tasks.create_task(acme.ask(SHORT, workload_class=as_batch, into=batch))
+                for _ in range(people):
+                    tasks.create_task(globex.ask(SHORT, into=asked))
+            return asked, batch
+
+    asked, batch = asyncio.run(scenario())
+
+    assert all(each.answered for each in (*asked, *batch))
+    assert max(each.ended_s or 0.0 for each in batch) > max(each.ended_s or 0.0 for each in asked)
+    first = min(each.ended_s or 0.0 for each in batch)
+    assert any((each.ended_s or 0.0) > first for each in asked), "a batch went before some of them"
+
+
+def test_who_leaves_while_waiting_is_gone_at_once_and_takes_no_slot(mesh: Mesh) -> None:
+    async def scenario() -> None:
+        async with tenant(mesh, "acme") as acme, tenant(mesh, "globex") as globex:
+            async with flood(acme, 4 * AT_ONCE, tokens=LONG):
+                await until_queued(mesh, 2 * AT_ONCE + AT_ONCE // 2)
+                async with flood(globex, 5, tokens=LONG):
+                    await until_queued(mesh, 2 * AT_ONCE + AT_ONCE // 2 + 5)
+                await until_queued(mesh, 2 * AT_ONCE + AT_ONCE // 2)
+            await until_queued(mesh, 0)
+            assert (await globex.ask(1)).answered
+
+    asyncio.run(scenario())
+
+
+def test_a_deadline_that_cannot_be_met_is_refused_at_once(mesh: Mesh) -> None:
+    deadline_s = 25.0
+
+    async def scenario() -> Asked:
+        async with (
+            tenant(mesh, "acme") as acme,
+            flood(acme, 100 * AT_ONCE, tokens=2 * SHORT, deadline_s=deadline_s) as asked,
+        ):
+            await until_answered(asked, 2 * AT_ONCE)
+            return await acme.ask(2 * SHORT, deadline_s=deadline_s)
+
+    refused = asyncio.run(scenario())
+
+    assert isinstance(refused.error, DeadlineExceeded)
+    assert refused.error.reason == "DEADLINE_UNREACHABLE"
+    assert (refused.error.retry_after_s or 0.0) >= 1.0
+    assert refused.ended_s is not None
+    assert refused.ended_s - refused.begun_s < deadline_s / 5
+
+
+def test_a_router_that_is_killed_is_asked_again_about_those_who_wait(mesh: Mesh) -> None:
+    number = 8 * AT_ONCE
+
+    async def scenario() -> list[Asked]:
+        await asyncio.to_thread(Programs(mesh.home).wait_until_settled)
+        async with tenant(mesh, "acme") as acme, flood(acme, number, tokens=SHORT) as asked:
+            await until_answered(asked, 1)
+            assert await asyncio.to_thread(queued, mesh) > 0
+            await asyncio.to_thread(Programs(mesh.home).kill, "router")
+            with suppress(TimeoutError):
+                await until_answered(asked, number)
+            return asked
+
+    asked = asyncio.run(scenario())
+
+    assert [each.error for each in asked if each.error] == []
+    assert sum(each.answered for each in asked) == number
