@@ -4,14 +4,14 @@ Fairness orders those who wait; a tenant that sends little would still wait for 
 answer each time. So whoever has its share under way leaves a few slots free (trunk reservation:
 Key, Optimal control and trunk reservation in loss networks, 1990; Bean, Gibbens and Zachary, 1995),
 and batches always do. Who takes of the reserve stays near the others in service: it may not be
-ahead of them by more than AHEAD of its requests.
+ahead of them by more than what AHEAD of its share of the slots take.
 """
 
 from services.router.core.bands import Band
 from services.router.core.fairness import Turns
 from services.router.core.queue import Waiting
 
-AHEAD = 4
+AHEAD = 0.25
 
 
 class Reserve:
@@ -28,9 +28,9 @@ class Reserve:
         if waiting.band is not Band.INTERACTIVE:
             return False
         ahead = turns.counter(waiting.tenant) - turns.level()
-        under_way = self._running.get(waiting.tenant, 0)
-        has_less = under_way < self._share(waiting) * slots
-        return has_less and ahead * waiting.weight <= AHEAD * cost
+        share = self._share(waiting) * slots
+        has_less = self._running.get(waiting.tenant, 0) < share
+        return has_less and ahead * waiting.weight <= AHEAD * share * cost
 
     def _share(self, waiting: Waiting) -> float:
         """Half of all, where it is alone: the other half's reserve is for who may come."""
