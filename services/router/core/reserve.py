@@ -11,7 +11,7 @@ from services.router.core.bands import Band
 from services.router.core.fairness import Turns
 from services.router.core.queue import Waiting
 
-AHEAD = 0.25
+AHEAD = 0.5
 
 
 class Reserve:
