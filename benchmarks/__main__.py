@@ -3,9 +3,14 @@
 import os
 import sys
 
-from benchmarks import endurance, overhead
+from benchmarks import endurance, fairness, overhead
 
-BENCHMARKS = {"overhead": overhead.main, "load": endurance.load, "soak": endurance.soak}
+BENCHMARKS = {
+    "overhead": overhead.main,
+    "fairness": fairness.main,
+    "load": endurance.load,
+    "soak": endurance.soak,
+}
 
 
 def main(arguments: list[str]) -> int:

@@ -117,7 +117,7 @@ class Connection:
 
     def _noticed(self, kind: int, flags: int, stream: int, payload: bytes) -> None:
         if kind == frames.HEADERS and self.headers is not None:
-            fields = dict(self.headers.decode(payload))
+            fields = {str(key): str(value) for key, value in self.headers.decode(payload)}
             if stream in self.calls:
                 self.calls[stream].fields |= fields
         if kind == frames.SETTINGS and not flags & frames.ACK:

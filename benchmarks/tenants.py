@@ -26,6 +26,7 @@ from google.rpc.status_pb2 import Status
 from benchmarks import frames
 from benchmarks.connection import Call, Connection
 from evenflow.inference.v1 import inference_service_pb2 as pb
+from evenflow.inference.v1 import workload_class_pb2 as classes
 
 SAMPLED_EVERY_S = 0.1
 INPUT_WEIGHT, OUTPUT_WEIGHT = 1.0, 2.0  # the router's: services/router/core/fairness.py
@@ -33,8 +34,8 @@ GIVE_UP_S = 20.0  # after the last deadline
 _METHOD = "/evenflow.inference.v1.InferenceService/Generate"
 _FINISHED = bytes([pb.GenerateResponse.FINISHED_FIELD_NUMBER << 3 | 2])
 _CLASSES = {
-    "interactive": pb.GenerateRequest(workload_class="WORKLOAD_CLASS_INTERACTIVE").workload_class,
-    "batch": pb.GenerateRequest(workload_class="WORKLOAD_CLASS_BATCH").workload_class,
+    "interactive": classes.WORKLOAD_CLASS_INTERACTIVE,
+    "batch": classes.WORKLOAD_CLASS_BATCH,
 }
 
 
@@ -230,7 +231,7 @@ def _reason(fields: Mapping[str, str]) -> str:
     for each in Status.FromString(base64.b64decode(padded)).details:
         info = ErrorInfo()
         if each.Unpack(info):
-            return info.reason
+            return str(info.reason)
     return f"gRPC {fields['grpc-status']}" if "grpc-status" in fields else ""
 
 

@@ -35,11 +35,7 @@ class Held:
 
 def held(mesh: Mesh) -> Held:
     """Raises grpc.RpcError while the router is away."""
-    folder = service_folder(mesh.home, "operator")
-    address = f"127.0.0.1:{mesh.ports.router}"
-    with Connection(address, folder, service_name("router")).blocking_channel() as channel:
-        asked = pb.ListEndpointsRequest()
-        found = RouterServiceStub(channel).ListEndpoints(asked, timeout=CALL_S).endpoints
+    found = _asked(mesh).endpoints
     return Held(
         requests=sum(each.in_flight for each in found),
         tokens=sum(each.in_flight_tokens for each in found),
@@ -47,6 +43,21 @@ def held(mesh: Mesh) -> Held:
         waiting=sum(each.state.waiting for each in found),
         kv_blocks=sum(each.state.kv_blocks_total - each.state.kv_blocks_free for each in found),
     )
+
+
+def policy_version(mesh: Mesh) -> str:
+    return _asked(mesh).policy_version
+
+
+def _asked(mesh: Mesh) -> pb.ListEndpointsResponse:
+    folder = service_folder(mesh.home, "operator")
+    address = f"127.0.0.1:{mesh.ports.router}"
+    with Connection(address, folder, service_name("router")).blocking_channel() as channel:
+        request = pb.ListEndpointsRequest()
+        response: pb.ListEndpointsResponse = RouterServiceStub(channel).ListEndpoints(
+            request, timeout=CALL_S
+        )
+    return response
 
 
 def held_in_the_end(mesh: Mesh, *, within_s: float) -> Held:

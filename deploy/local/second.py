@@ -1,4 +1,4 @@
-"""A second router with its own Envoy, over the runtimes and with the certificates of a running mesh.
+"""A second router with its own Envoy, over a running mesh's runtimes and with its certificates.
 
 For tests and benchmarks of what routers owe each other. The first router has to be told of its peer
 when it starts: PEERS names the variable.
@@ -33,8 +33,9 @@ class Doors:
     router: int
 
     @classmethod
-    def free(cls) -> "Doors":
-        return cls(*free_ports(3))
+    def free(cls, number: int = 1) -> list["Doors"]:
+        ports = iter(free_ports(3 * number))
+        return [cls(next(ports), next(ports), next(ports)) for _ in range(number)]
 
 
 @contextmanager

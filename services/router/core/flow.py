@@ -220,9 +220,7 @@ class FlowControl:
 
     def _starts(self, waiting: Waiting, now_s: float) -> bool:
         keeping = not self._may_take_of_reserve(waiting)
-        has_room = self.saturation.has_room(
-            waiting.model, waiting.tokens, now_s, keeping=keeping
-        )
+        has_room = self.saturation.has_room(waiting.model, waiting.tokens, now_s, keeping=keeping)
         return has_room and not (keeping and self._yields(waiting, now_s))
 
     def _may_take_of_reserve(self, waiting: Waiting) -> bool:

@@ -23,7 +23,7 @@ LATE_S = 0.15  # 100 ms until it is told, and the ways
 STALE_S = 0.5  # two reports missed: nobody knows what runs there
 _UNDER_WAY_S = 0.05  # what was sent so shortly before a report may not be in it
 KEPT = 1 / 16  # of its slots; fewer than 16 would lose too much by one that stays free
-_SMOOTHED_S = 1.0  # over which the ends a second are taken
+_SMOOTHED_S = 0.5  # over which the ends a second are taken
 _MOST_BEYOND = 3  # times max_running: for answers much shorter than LATE_S, or failing ones
 _LOOKED_AT = 64  # of a model's endpoints, where nearly all lack KV blocks
 

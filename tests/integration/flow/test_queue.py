@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 
 import pytest
 
@@ -12,17 +12,16 @@ from tests.integration.flow.asking import (
     Asked,
     Tenant,
     let_both_tenants_use_the_model,
-    queued,
     tenant,
     until_queued,
 )
 from tests.integration.whole.mesh import Mesh, running
-from tests.integration.whole.programs import Programs
 
 AT_ONCE = 4
 STEP_S = 0.02
 SHORT = 25  # tokens, half a second
 LONG = 1500  # tokens: nothing ends by itself while a test runs
+AS_LONG_AS_ALLOWED = 256  # to globex
 PATIENCE_S = 60.0
 SIMULATED = {"RUNTIME_MAX_RUNNING": "2", "RUNTIME_SIMULATED_STEP_S": str(STEP_S)}
 
@@ -73,7 +72,6 @@ def test_what_is_too_much_waits_and_is_answered(mesh: Mesh) -> None:
     assert len(waited) >= number // 2
     assert max(each.queue_wait.ToMilliseconds() for each in waited) > 1000 * SHORT * STEP_S
     assert all(each.queue_band == "interactive" for each in waited)
-    assert {each.outcome.attempts for each in stories} == {1}
 
 
 def test_nobody_waits_behind_a_flood(mesh: Mesh) -> None:
@@ -126,7 +124,7 @@ def test_who_leaves_while_waiting_is_gone_at_once_and_takes_no_slot(mesh: Mesh) 
         async with tenant(mesh, "acme") as acme, tenant(mesh, "globex") as globex:
             async with flood(acme, 4 * AT_ONCE, tokens=LONG):
                 await until_queued(mesh, 2 * AT_ONCE + AT_ONCE // 2)
-                async with flood(globex, 5, tokens=LONG):
+                async with flood(globex, 5, tokens=AS_LONG_AS_ALLOWED):
                     await until_queued(mesh, 2 * AT_ONCE + AT_ONCE // 2 + 5)
                 await until_queued(mesh, 2 * AT_ONCE + AT_ONCE // 2)
             await until_queued(mesh, 0)
@@ -153,22 +151,3 @@ def test_a_deadline_that_cannot_be_met_is_refused_at_once(mesh: Mesh) -> None:
     assert (refused.error.retry_after_s or 0.0) >= 1.0
     assert refused.ended_s is not None
     assert refused.ended_s - refused.begun_s < deadline_s / 5
-
-
-def test_a_router_that_is_killed_is_asked_again_about_those_who_wait(mesh: Mesh) -> None:
-    number = 8 * AT_ONCE
-
-    async def scenario() -> list[Asked]:
-        await asyncio.to_thread(Programs(mesh.home).wait_until_settled)
-        async with tenant(mesh, "acme") as acme, flood(acme, number, tokens=SHORT) as asked:
-            await until_answered(asked, 1)
-            assert await asyncio.to_thread(queued, mesh) > 0
-            await asyncio.to_thread(Programs(mesh.home).kill, "router")
-            with suppress(TimeoutError):
-                await until_answered(asked, number)
-            return asked
-
-    asked = asyncio.run(scenario())
-
-    assert [each.error for each in asked if each.error] == []
-    assert sum(each.answered for each in asked) == number

@@ -90,9 +90,7 @@ class Engine:
                 left -= part
         writing = sum(not call.to_read for call in self.running)
         read = self.chunk - left
-        return (
-            self.step_s + self.step_per_sequence_s * writing + self.prefill_per_token_s * read
-        )
+        return self.step_s + self.step_per_sequence_s * writing + self.prefill_per_token_s * read
 
     def finish(self) -> tuple[list[Call], list[Call]]:
         """Who has a token now, and who of these has the last one."""
@@ -102,7 +100,7 @@ class Engine:
         for call in wrote:
             call.written += 1
         ended = [call for call in wrote if call.written >= call.tokens]
-        self.running = [call for call in self.running if call not in ended] if ended else self.running
+        self.running = [call for call in self.running if call.written < call.tokens]
         return wrote, ended
 
 
@@ -126,9 +124,7 @@ class VirtualMesh:
         self._events: list[tuple[float, int, Callable[[], None]]] = []
         self._ids = count()
         self.engines = engines or [Engine("a:1"), Engine("b:1")]
-        self.flows = [
-            FlowControl(Saturation(), limits, lets_all_go=fifo) for _ in range(routers)
-        ]
+        self.flows = [FlowControl(Saturation(), limits, lets_all_go=fifo) for _ in range(routers)]
         self._load = [dict.fromkeys((each.address for each in self.engines), 0) for _ in self.flows]
         self._held: dict[str, Call] = {}
         self._reported: dict[str, tuple[float, tuple[int, int]]] = {}
@@ -189,9 +185,9 @@ class VirtualMesh:
         return waited[min(len(waited) - 1, int(len(waited) * share))]
 
     def served(self, tenant: str, from_s: float, to_s: float) -> float:
-        return self.samples[min(int(to_s * 10), len(self.samples)) - 1].get(tenant, 0.0) - self.samples[
-            int(from_s * 10)
-        ].get(tenant, 0.0)
+        return self.samples[min(int(to_s * 10), len(self.samples)) - 1].get(
+            tenant, 0.0
+        ) - self.samples[int(from_s * 10)].get(tenant, 0.0)
 
     def _begin(self, load: Load) -> None:
         def send_and_plan() -> None:
@@ -312,9 +308,7 @@ class VirtualMesh:
     def _report(self, engine: Engine) -> None:
         counts = len(engine.running), len(engine.waiting)
         self._reported[engine.address] = self.now_s, counts
-        known = state(
-            model(), max_running=engine.max_running, running=counts[0], waiting=counts[1]
-        )
+        known = state(model(), max_running=engine.max_running, running=counts[0], waiting=counts[1])
         for at, flow in enumerate(self.flows):
             flow.saturation.saw(Endpoint(engine.address, known, reachable=True), self.now_s)
             if self._events:
