@@ -72,10 +72,13 @@ class _Bench:
         figures["quiet_alone_ttft_p99_ms"] = alone_ms = ttft_ms(alone["quiet"], 99)
         for name, fields in (("", {}), ("batch_flood_", {"workload_class": "batch"})):
             fifo = self._flooded(f"{name}fifo", [self._ways.fifo], [self._ways.fifo], fields)
-            _compare(fifo, fifo, alone_ms, name, baseline, self._for_s)
+            baseline |= _compared(f"{name}", fifo, fifo, self._for_s)
             for prefix, quiet_at, flood_at in (("", one, one), ("two_routers_", two[1:], two)):
                 given = self._flooded(f"{prefix}{name}", quiet_at, flood_at, fields)
-                _compare(given, fifo, alone_ms, prefix + name, figures, self._for_s)
+                figures |= _compared(f"{prefix}{name}", given, fifo, self._for_s)
+        for each in (figures, baseline):
+            for name in [name for name in each if name.endswith("quiet_ttft_p99_ms")]:
+                each[name.replace("_ms", "_times_alone")] = each[name] / alone_ms
         for prefix, first_at, other_at in (("", one, one), ("two_routers_", two, two[1:])):
             figures |= self._backlogged(prefix, first_at, other_at)
         baseline |= self._backlogged("", [self._ways.fifo], [self._ways.fifo])
@@ -148,19 +151,15 @@ def _at(given: Given, at_s: float) -> float:
     return given.service[min(len(given.service), int(at_s / SAMPLED_EVERY_S)) - 1]
 
 
-def _compare(
-    given: Mapping[str, Given],
-    fifo: Mapping[str, Given],
-    alone_ms: float,
-    name: str,
-    into: Figures,
-    for_s: float,
-) -> None:
-    into[f"{name}quiet_ttft_p50_ms"] = ttft_ms(given["quiet"], 50)
-    into[f"{name}quiet_ttft_p99_ms"] = ttft_ms(given["quiet"], 99)
-    into[f"{name}quiet_ttft_p99_times_alone"] = ttft_ms(given["quiet"], 99) / alone_ms
-    into[f"{name}throughput_times_fifo"] = _all_per_s(given, for_s) / _all_per_s(fifo, for_s)
-    into[f"{name}output_tokens_times_fifo"] = _written(given, for_s) / _written(fifo, for_s)
+def _compared(
+    name: str, given: Mapping[str, Given], fifo: Mapping[str, Given], for_s: float
+) -> Figures:
+    return {
+        f"{name}quiet_ttft_p50_ms": ttft_ms(given["quiet"], 50),
+        f"{name}quiet_ttft_p99_ms": ttft_ms(given["quiet"], 99),
+        f"{name}throughput_times_fifo": _all_per_s(given, for_s) / _all_per_s(fifo, for_s),
+        f"{name}output_tokens_times_fifo": _written(given, for_s) / _written(fifo, for_s),
+    }
 
 
 def _all_per_s(given: Mapping[str, Given], for_s: float) -> float:

@@ -1,13 +1,14 @@
 """A mesh with several gateways over the same runtimes, and tenants that all may use it alike.
 
-Besides the mesh's own: a second one, whose router exchanges with the first, and one whose router lets
-everything go at once (`fifo`), so that the runtimes queue as they do without a mesh.
+Besides the mesh's own: a second one, whose router exchanges with the first, and one whose router
+lets everything go at once (`fifo`), so that the runtimes queue as they do without a mesh.
 """
 
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from functools import partial
 
 from benchmarks.mesh import Mesh, running, wait_for
 from benchmarks.sending import run_generator
@@ -58,10 +59,13 @@ def gateways(tenants: Sequence[str], environ: Mapping[str, str]) -> Iterator[Gat
     other, fifo = Doors.free(2)
     with running({**environ, PEERS: address(other.router)}) as mesh:
         _introduce(tenants, mesh)
-        rest = (mesh.home, mesh.ports, mesh.runtime_ports)
+        start = partial(
+            second, home=mesh.home, first=mesh.ports, runtime_ports=mesh.runtime_ports
+        )
+        lets_go = {**environ, PEERS: "", "ROUTER_FLOW_CONTROL": "false"}
         with (
-            second(other, *rest, **environ),
-            second(fifo, *rest, **environ, **{PEERS: "", "ROUTER_FLOW_CONTROL": "false"}),
+            start(other, environ=environ),
+            start(fifo, environ=lets_go),
         ):
             wait_for(other.mesh)
             wait_for(fifo.mesh)

@@ -8,7 +8,7 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -40,7 +40,12 @@ class Doors:
 
 @contextmanager
 def second(
-    doors: Doors, home: Path, first: Ports, runtime_ports: tuple[int, ...], **environ: str
+    doors: Doors,
+    home: Path,
+    first: Ports,
+    *,
+    runtime_ports: tuple[int, ...],
+    environ: Mapping[str, str],
 ) -> Iterator[dict[str, "subprocess.Popen[bytes]"]]:
     """Its processes, router and envoy, started and not yet ready; gone when the body is left."""
     settings = Settings(

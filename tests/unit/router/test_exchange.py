@@ -54,8 +54,8 @@ def test_lost_and_repeated_words_change_nothing(
     gifts: list[tuple[str, float]], data: st.DataObject
 ) -> None:
     served, peer, charged = dict.fromkeys(TENANTS, 0.0), known(), dict.fromkeys(TENANTS, 0.0)
-    for tenant, given in gifts:
-        served[tenant] += given
+    for tenant, gift in gifts:
+        served[tenant] += gift
         for _ in range(data.draw(st.integers(0, 2))):
             for each in peer.heard(word(account(tenant, served[tenant])), 1.0):
                 charged[each.tenant] += each.given

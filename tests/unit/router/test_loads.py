@@ -10,7 +10,7 @@ from tests.unit.router.virtual_mesh import Engine, Load, VirtualMesh
 
 SETTLED_S = 8.0
 SLOTS = 128
-# VTC's: two tenants that both wait differ by twice what a full batch may write, here 96 tokens each.
+# VTC's: two tenants that both wait differ by twice what a full batch may write, 96 tokens each.
 BOUND = 2 * OUTPUT_WEIGHT * SLOTS * 96
 QUIET = Load(tenant="quiet", per_s=5, prompt_tokens=200, least_tokens=16, most_tokens=32)
 FLOOD = Load(tenant="flood", per_s=100, timeout_s=30)

@@ -1,7 +1,7 @@
 """Routers, engines and tenants in virtual time, to see what flow control does to whole loads.
 
-The routers are the real ones' cores. Engines batch continuously, report at most every 100 ms, and an
-end is told up to 100 ms late, as Envoy does. Nothing else takes time.
+The routers are the real ones' cores. Engines batch continuously, report at most every 100 ms, and
+an end is told up to 100 ms late, as Envoy does. Nothing else takes time.
 """
 
 import heapq
@@ -120,7 +120,7 @@ class VirtualMesh:
         self.given: dict[str, float] = {}
         self.samples: list[dict[str, float]] = []
         self.longest_queue = 0
-        self._rng = random.Random(seed)
+        self._rng = random.Random(seed)  # noqa: S311 - a load must repeat
         self._events: list[tuple[float, int, Callable[[], None]]] = []
         self._ids = count()
         self.engines = engines or [Engine("a:1"), Engine("b:1")]
@@ -255,9 +255,17 @@ class VirtualMesh:
         call.sent_s = self.now_s
         flow.sent(call.waiting, engine.address, self.now_s)
         engine.waiting.append(call)
+        self.at(call.waiting.deadline_s, lambda: self._cut(call, engine))
         self._changed(engine)
         if not engine.steps:
             self._step(engine)
+
+    def _cut(self, call: Call, engine: Engine) -> None:
+        """Its deadline is over."""
+        if not call.over:
+            each = engine.running if call in engine.running else engine.waiting
+            each.remove(call)
+            self._ended(call, engine, "deadline")
 
     def _step(self, engine: Engine) -> None:
         took_s = engine.begin()
@@ -275,22 +283,25 @@ class VirtualMesh:
                 self.given[tenant] = self.given.get(tenant, 0.0) + given
             self.given[tenant] = self.given.get(tenant, 0.0) + service(0, 1)
         for call in ended:
-            call.over, call.over_s = "complete", self.now_s
-            told_s = self.now_s + self._rng.uniform(0.0, TOLD_WITHIN_S)
-            self.at(told_s, lambda call=call: self._told(call, engine))  # type: ignore[misc]
-            self._next_of(call)
-        if ended:
-            self._changed(engine)
+            self._ended(call, engine, "complete")
         self._step(engine)
+
+    def _ended(self, call: Call, engine: Engine, how: str) -> None:
+        call.over, call.over_s = how, self.now_s
+        told_s = self.now_s + self._rng.uniform(0.0, TOLD_WITHIN_S)
+        self.at(told_s, lambda: self._told(call, engine))
+        self._next_of(call)
+        self._changed(engine)
 
     def _told(self, call: Call, engine: Engine) -> None:
         self._load[call.router][engine.address] -= call.waiting.tokens
-        assert call.first_s is not None, "it is complete"
         ended = told(
             call.waiting.request_id,
             endpoint=engine.address,
-            first_token_s=call.first_s - call.waiting.since_s,
-            usage=Usage(call.load.prompt_tokens, 0, call.tokens),
+            grpc_code=0 if call.over == "complete" else 4,
+            duration_s=call.over_s - call.waiting.since_s,
+            first_token_s=None if call.first_s is None else call.first_s - call.waiting.since_s,
+            usage=Usage(call.load.prompt_tokens, 0, call.written) if call.first_s else None,
         )
         queued_s = call.sent_s - call.waiting.since_s
         self.flows[call.router].freed(call.waiting.request_id, ended, queued_s)
