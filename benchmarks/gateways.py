@@ -59,9 +59,7 @@ def gateways(tenants: Sequence[str], environ: Mapping[str, str]) -> Iterator[Gat
     other, fifo = Doors.free(2)
     with running({**environ, PEERS: address(other.router)}) as mesh:
         _introduce(tenants, mesh)
-        start = partial(
-            second, home=mesh.home, first=mesh.ports, runtime_ports=mesh.runtime_ports
-        )
+        start = partial(second, home=mesh.home, first=mesh.ports, runtime_ports=mesh.runtime_ports)
         lets_go = {**environ, PEERS: "", "ROUTER_FLOW_CONTROL": "false"}
         with (
             start(other, environ=environ),

@@ -32,7 +32,7 @@ from services.router.core.exchange import Change
 from services.router.core.flow import FlowControl, QueueLimits
 from services.router.core.models import Catalogue
 from services.router.core.requests import Requests
-from services.router.core.saturation import Saturation
+from services.router.core.saturation import STALE_SHARE, Saturation
 from services.router.core.snapshot import DataPlane, HostPort
 from services.router.core.tenants import CacheSalts, PolicyView
 from services.router.inbound.access_log import AccessLogServicer
@@ -137,9 +137,9 @@ def _parts(config: Config, salts: CacheSalts) -> _Parts:
     publisher = Publisher(discovery.publish, _data_plane(config), endpoints, gateway)
     publisher.publish()
     circuits, instance_id = Circuits(_say), uuid.uuid4().hex
-    flow = FlowControl(
-        Saturation(circuits.is_open), _queue_limits(config), lets_all_go=not config.flow_control
-    )
+    stale_after_s = STALE_SHARE * config.runtime_silence_s
+    saturation = Saturation(circuits.is_open, stale_after_s=stale_after_s)
+    flow = FlowControl(saturation, _queue_limits(config), lets_all_go=not config.flow_control)
     return _Parts(
         mesh=Mesh(
             policy,

@@ -77,6 +77,12 @@ class Turns:
             return at_most
         return min(account.written, at_most)
 
+    def usual_output(self, tenant: str, at_most: int) -> float:
+        """Tokens. 0: nobody can say."""
+        account = self._accounts.get(tenant)
+        known = account is not None and account.written is not None
+        return self.predicted_output(tenant, at_most) if known else 0.0
+
     def enter(self, tenant: str) -> None:
         """It begins to wait, or waits already."""
         if tenant not in self._here:

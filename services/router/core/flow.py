@@ -19,10 +19,12 @@ from services.router.core.reserve import Reserve
 from services.router.core.saturation import Saturation
 from services.router.core.verdicts import Reason, Refused
 from services.router.core.waiting import Pace, Reading
+from services.router.core.writing import Writing
 from services.router.core.yielding import Patience, lead
 
 _COME_BACK_S = 1.0  # where nobody can say when
 _COME_BACK_MOST_S = 60.0
+_CARE = 1.2  # a wait may be so many times longer than predicted: better refused at once than late
 _SPARE_TIMERS = 1000
 
 
@@ -62,8 +64,14 @@ class _Model:
         self.queue = ModelQueue(batch_share=batch_share)
         self.pace = Pace()
         self.reading = Reading()
+        self.writing = Writing()
         self.patience = Patience()
         self.reserve = Reserve()
+
+    def written(self, waiting: Waiting) -> float:
+        """Tokens that its answer may have. 0: nobody can say."""
+        turns = self.queue.bands[waiting.band].turns
+        return turns.usual_output(waiting.tenant, waiting.output_tokens)
 
 
 class FlowControl:
@@ -161,7 +169,9 @@ class FlowControl:
         if self._may_take_of_reserve(waiting):
             model.reserve.found_empty(waiting)
         reading_s = model.reading.seconds(waiting.prompt_tokens)
-        self._remind(min(waiting.until_s, waiting.deadline_s - reading_s), waiting)
+        writing_s = model.writing.at_least(model.written(waiting))
+        last_s = waiting.deadline_s - reading_s - writing_s
+        self._remind(min(waiting.until_s, last_s), waiting)
         return queueing
 
     def next(self, now_s: float) -> Waiting | None:
@@ -216,7 +226,7 @@ class FlowControl:
         self._models[running.waiting.model].reserve.ended(running.waiting)
         if ended is not None:
             self._settle(running, ended)
-            _learn(self._models[running.waiting.model].reading, ended, queued_s or 0.0)
+            _learn(self._models[running.waiting.model], ended, queued_s or 0.0)
 
     def _starts(self, waiting: Waiting, now_s: float) -> bool:
         keeping = not self._may_take_of_reserve(waiting)
@@ -299,11 +309,13 @@ class FlowControl:
 
 
 def _in_vain(waiting: Waiting, model: _Model, predicted_s: float) -> Refused | None:
-    needed_s = predicted_s + model.reading.seconds(waiting.prompt_tokens)
-    if waiting.since_s + needed_s < waiting.deadline_s:
+    reading_s = model.reading.seconds(waiting.prompt_tokens)
+    writing_s = model.writing.usually(model.written(waiting))
+    if waiting.since_s + _CARE * predicted_s + reading_s + writing_s < waiting.deadline_s:
         return None
-    what = f"some {predicted_s:.1f} s of waiting and {needed_s - predicted_s:.1f} s for its prompt"
-    return _unreachable(f"the first token would take {what}", max(predicted_s, _COME_BACK_S))
+    what = f"{predicted_s:.1f} s of waiting, {reading_s:.1f} s for the prompt"
+    why = f"it would take some {what} and {writing_s:.1f} s for the answer"
+    return _unreachable(why, max(predicted_s, _COME_BACK_S))
 
 
 def _too_late(waiting: Waiting, now_s: float) -> Refused:
@@ -325,7 +337,8 @@ def _unreachable(why: str, back_s: float) -> Refused:
     )
 
 
-def _learn(reading: Reading, ended: Ended, queued_s: float) -> None:
+def _learn(model: _Model, ended: Ended, queued_s: float) -> None:
     if ended.usage is not None and ended.first_token_s is not None and ended.attempts == 1:
         uncached = ended.usage.prompt_tokens - ended.usage.cached_prompt_tokens
-        reading.learn(uncached, ended.first_token_s - queued_s)
+        model.reading.learn(uncached, ended.first_token_s - queued_s)
+        model.writing.learn(ended.usage.output_tokens, ended.duration_s - ended.first_token_s)

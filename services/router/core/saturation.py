@@ -21,6 +21,7 @@ from services.router.core.endpoints import Endpoint
 
 LATE_S = 0.15  # 100 ms until it is told, and the ways
 STALE_S = 0.5  # two reports missed: nobody knows what runs there
+STALE_SHARE = 0.6  # likewise, of the silence after which an endpoint is left out
 _UNDER_WAY_S = 0.05  # what was sent so shortly before a report may not be in it
 KEPT = 1 / 16  # of its slots; fewer than 16 would lose too much by one that stays free
 _SMOOTHED_S = 0.5  # over which the ends a second are taken
@@ -58,10 +59,10 @@ class _Room:
     def is_open(self) -> bool:
         return self.limit == 0 or self.under_way < self.limit
 
-    def takes(self, tokens: int, now_s: float, *, keeping: bool) -> bool:
+    def takes(self, tokens: int, *, keeping: bool) -> bool:
         if self.limit == 0:
             return True
-        if now_s - self.heard_at_s > STALE_S or not self.is_open:
+        if not self.is_open:
             return False
         if keeping and self.under_way >= self.limit_keeping:
             return False
@@ -72,7 +73,13 @@ class _Room:
 class Saturation:
     """`shut` says of an address that new requests stay away from it: its circuit is open."""
 
-    def __init__(self, shut: Callable[[str, float], bool] = lambda *_: False) -> None:
+    def __init__(
+        self,
+        shut: Callable[[str, float], bool] = lambda *_: False,
+        *,
+        stale_after_s: float = STALE_S,
+    ) -> None:
+        self._stale_after_s = stale_after_s
         self._rooms: dict[str, _Room] = {}
         self._serving: dict[str, set[str]] = {}  # model to addresses
         self._open: dict[str, dict[str, None]] = {}  # likewise; who was picked last comes last
@@ -87,7 +94,8 @@ class Saturation:
             if state.instance_id != room.instance_id:  # it has nothing of what was sent before
                 room.instance_id = state.instance_id
                 room.sent.clear()
-                room.sent_tokens = 0
+                room.sent_tokens = room.ended = 0
+                room.ends_per_s = 0.0
             _count_ends(room, now_s)
             self._resize(room, state.max_running)
             room.reported = state.running + state.waiting
@@ -147,7 +155,7 @@ class Saturation:
 
     def takes(self, address: str, tokens: int, now_s: float, *, keeping: bool = False) -> bool:
         room = self._rooms.get(address)
-        return room is None or room.takes(tokens, now_s, keeping=keeping)
+        return room is None or self._takes(room, tokens, now_s, keeping=keeping)
 
     def has_room(self, model: str, tokens: int, now_s: float, *, keeping: bool = False) -> bool:
         """Some endpoint can start it now; or none serves it, and waiting would be in vain.
@@ -155,9 +163,9 @@ class Saturation:
         if not self._serving.get(model):
             return True
         for address in islice(self._open[model], _LOOKED_AT):
-            if not self._shut(address, now_s) and self.takes(
-                address, tokens, now_s, keeping=keeping
-            ):
+            if self._shut(address, now_s):
+                continue
+            if self._takes(self._rooms[address], tokens, now_s, keeping=keeping):
                 return True
         return bool(self._open[model]) and self._has_room_when_all_are_shut(model, tokens, now_s)
 
@@ -170,6 +178,10 @@ class Saturation:
         if not all(self._shut(address, now_s) for address in self._serving[model]):
             return False
         return any(self.takes(address, tokens, now_s) for address in self._open[model])
+
+    def _takes(self, room: _Room, tokens: int, now_s: float, *, keeping: bool) -> bool:
+        is_fresh = now_s - room.heard_at_s <= self._stale_after_s or room.limit == 0
+        return is_fresh and room.takes(tokens, keeping=keeping)
 
     def _refresh(self, address: str, room: _Room) -> None:
         for model in room.models:
