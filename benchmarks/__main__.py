@@ -3,11 +3,12 @@
 import os
 import sys
 
-from benchmarks import endurance, fairness, overhead
+from benchmarks import endurance, fairness, overhead, overload
 
 BENCHMARKS = {
     "overhead": overhead.main,
     "fairness": fairness.main,
+    "overload": overload.main,
     "load": endurance.load,
     "soak": endurance.soak,
 }

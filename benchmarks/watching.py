@@ -1,11 +1,13 @@
 """What a mesh holds: memory and file descriptors of each process, slots, KV blocks."""
 
+import ssl
 import statistics
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
+import httpx
 import psutil
 
 from benchmarks.mesh import Mesh
@@ -43,6 +45,18 @@ def held(mesh: Mesh) -> Held:
         waiting=sum(each.state.waiting for each in found),
         kv_blocks=sum(each.state.kv_blocks_total - each.state.kv_blocks_free for each in found),
     )
+
+
+def queued(mesh: Mesh) -> int:
+    """Requests that wait in routers, as telemetry was told within the last half second."""
+    folder = service_folder(mesh.home, "operator")
+    context = ssl.create_default_context(cafile=folder / "ca.pem")
+    context.check_hostname = False  # the certificate names telemetry.evenflow.local
+    context.load_cert_chain(folder / "cert.pem", folder / "key.pem")
+    with httpx.Client(verify=context, trust_env=False) as client:
+        page = client.get(f"https://127.0.0.1:{mesh.ports.prometheus}/metrics").text
+    rows = [row for row in page.splitlines() if row.startswith("evenflow_queued_requests{")]
+    return sum(int(float(row.rpartition(" ")[2])) for row in rows)
 
 
 def policy_version(mesh: Mesh) -> str:

@@ -5,7 +5,7 @@ import os
 import random
 import sys
 import uuid
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Callable, Coroutine, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
@@ -178,9 +178,10 @@ def _followers(config: Config, parts: _Parts) -> Iterator[Coroutine[Any, Any, No
     for each in config.runtimes:
         once = partial(runtimes.follow, GrpcRuntime(each.text, tls))
         yield keep(once, what=f"runtime {each}")
+    peers: list[PeerFollower] = []
     for each in config.peers:
-        peer = PeerFollower(parts.instance_id, partial(_elsewhere, mesh))
-        once = partial(peer.follow, GrpcRouter(each.text, tls))
+        peers.append(PeerFollower(parts.instance_id, partial(_elsewhere, mesh, peers)))
+        once = partial(peers[-1].follow, GrpcRouter(each.text, tls))
         yield keep(once, what=f"peer {each}")
     policy = PolicyFollower(mesh.policy, clock)
     yield keep(partial(policy.follow, GrpcPolicy(config.policy.text, tls)), what="policy")
@@ -196,8 +197,9 @@ def _followers(config: Config, parts: _Parts) -> Iterator[Coroutine[Any, Any, No
     yield _sweep(mesh.requests, clock)
 
 
-def _elsewhere(mesh: Mesh, changes: list[Change]) -> None:
-    """What another router has told."""
+def _elsewhere(mesh: Mesh, peers: Sequence[PeerFollower], changes: list[Change]) -> None:
+    """What another router has told, or that it is heard no more."""
+    mesh.line.flow.routers = 1 + sum(each.is_heard for each in peers)
     tenants = mesh.policy.current(asyncio.get_running_loop().time())
     for each in changes:
         tenant = tenants.by_id(each.tenant) if tenants else None

@@ -24,7 +24,9 @@ from services.router.core.yielding import Patience, lead
 
 _COME_BACK_S = 1.0  # where nobody can say when
 _COME_BACK_MOST_S = 60.0
-_CARE = 1.2  # a wait may be so many times longer than predicted: better refused at once than late
+# A wait may be so many times longer than predicted before somebody is refused late and not at once.
+# Of 1.2 to 3, this gave the most goodput at 1.2 times saturation, and 1 % of refusals were late.
+_CARE = 3.0
 _SPARE_TIMERS = 1000
 
 

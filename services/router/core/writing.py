@@ -1,4 +1,4 @@
-"""How long answers take to be written: a request that would be cut off at its deadline is not begun.
+"""How long answers take to be written: who would be cut off at its deadline is not begun.
 
 Two answers. `at_least` is what the fastest took: a request leaves the queue only when not even that
 would do. `usually` is what it takes on average: one that just arrives is refused by that, at once,

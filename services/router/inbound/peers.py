@@ -1,7 +1,7 @@
 """Tells other routers what this one gives to whom, and who waits here."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 
 import grpc
 
@@ -41,9 +41,7 @@ class PeerServicer(pb_grpc.PeerServiceServicer):
             accounts = telling.accounts()
             if accounts or clock() - silent_since_s >= _SAY_EVERY_S:
                 silent_since_s = clock()
-                yield pb.WatchServedResponse(
-                    instance_id=self._instance_id, accounts=map(_account, accounts)
-                )
+                yield encoded(self._instance_id, accounts)
             await self._wait(_LOOK_EVERY_S)
 
     async def _wait(self, seconds: float) -> None:
@@ -52,6 +50,10 @@ class PeerServicer(pb_grpc.PeerServiceServicer):
                 await self._stopping.wait()
         except TimeoutError:
             return
+
+
+def encoded(instance_id: str, accounts: Sequence[Account]) -> pb.WatchServedResponse:
+    return pb.WatchServedResponse(instance_id=instance_id, accounts=map(_account, accounts))
 
 
 def _account(account: Account) -> pb.ServedAccount:

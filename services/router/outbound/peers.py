@@ -57,6 +57,7 @@ class PeerFollower:
         self._own_id = own_id
         self._changed = changed
         self._peer = Peer()
+        self.is_heard = False
 
     async def follow(self, router: OtherRouter) -> None:
         """Until the stream ends, fails, or falls silent; nobody waits there then.
@@ -65,20 +66,24 @@ class PeerFollower:
             TimeoutError: nothing came for longer than a living router is silent.
         """
         clock = asyncio.get_running_loop().time
-        silence, heard = Silence(limit_s=_CONNECT_S, now_s=clock()), False
+        silence = Silence(limit_s=_CONNECT_S, now_s=clock())
         try:
             async with while_heard(silence), aclosing(router.words()) as words:
                 async for word in words:
                     silence.heard(limit_s=_SILENCE_S)
                     if word.instance_id != self._own_id:
-                        self._changed(self._peer.heard(word, clock()))
-                    if not heard:
-                        _log.info("peer.heard", peer=router.address)
-                    heard = True
+                        self._heard(router, word, clock())
         finally:
-            self._changed(self._peer.lost(clock()))
-            if heard:
+            if self.is_heard:
                 _log.warning("peer.lost", peer=router.address)
+            self.is_heard = False
+            self._changed(self._peer.lost(clock()))
+
+    def _heard(self, router: OtherRouter, word: PeerWord, now_s: float) -> None:
+        if not self.is_heard:
+            _log.info("peer.heard", peer=router.address)
+        self.is_heard = True
+        self._changed(self._peer.heard(word, now_s))
 
 
 def _word(response: pb.WatchServedResponse) -> PeerWord:
