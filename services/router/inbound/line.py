@@ -86,13 +86,13 @@ class Line:
 
     def _look(self) -> None:
         self._stirred = False
+        self._wake_later()  # before anything can fail, so that whoever is left has a turn yet
         now_s = asyncio.get_running_loop().time()
         for waiting, refused in self.flow.expired(now_s):
             turn, held = self._turns.pop(waiting.request_id)
             held.reply(turn.refuse(refused, now_s))
         while (first := self.flow.next(now_s)) is not None:
             self._let_go(first, now_s)
-        self._wake_later()
 
     def _let_go(self, waiting: Waiting, now_s: float) -> None:
         turn, held = self._turns.pop(waiting.request_id)

@@ -1,6 +1,6 @@
 from collections import Counter
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from services.router.core.bands import Band, BandTurns, band_of
@@ -16,6 +16,7 @@ def test_high_risk_waits_with_interactive_and_before_batch() -> None:
     assert band_of(WorkloadClass.HIGH_RISK) is Band.INTERACTIVE
 
 
+@settings(deadline=None)
 @given(
     st.lists(st.integers(1, LARGEST), min_size=1, max_size=200), st.sampled_from([0.01, 0.1, 0.5])
 )
@@ -29,6 +30,7 @@ def test_while_both_wait_each_gets_its_share(services: list[int], batch_share: f
         assert abs(had[Band.BATCH] - batch_share * had.total()) <= LARGEST
 
 
+@settings(deadline=None)
 @given(st.integers(0, 100))
 def test_batches_that_did_not_wait_are_owed_nothing(alone: int) -> None:
     turns = BandTurns(batch_share=0.1)

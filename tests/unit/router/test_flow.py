@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from services.router.core.bands import Band
@@ -288,6 +288,7 @@ class Life:
         router.ask(waiting(request_id, tenant=tenant, band=band, **timing))
 
 
+@settings(deadline=None)
 @given(STEPS)
 def test_whatever_happens_nothing_is_lost_sent_twice_or_kept_waiting_for_nothing(
     steps: list[tuple[str, str, Band]],

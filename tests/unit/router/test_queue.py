@@ -1,6 +1,6 @@
 from typing import Any
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from services.router.core.bands import Band
@@ -41,6 +41,7 @@ def empty_queue() -> ModelQueue:
     return ModelQueue(batch_share=0.1)
 
 
+@settings(deadline=None)
 @given(st.lists(st.sampled_from([11.0, 12.0, 13.0, 14.0]), max_size=30))
 def test_within_a_tenant_the_earliest_deadline_goes_first_and_of_equals_who_came_first(
     deadlines: list[float],
@@ -101,6 +102,7 @@ def test_alone_a_batch_goes_at_once() -> None:
     assert served(queue).band is Band.BATCH
 
 
+@settings(deadline=None)
 @given(
     st.lists(
         st.tuples(
