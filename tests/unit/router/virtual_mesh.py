@@ -121,7 +121,7 @@ class VirtualMesh:
         self.samples: list[dict[str, float]] = []
         self.longest_queue = 0
         self._rng = random.Random(seed)  # noqa: S311 - a load must repeat
-        self._events: list[tuple[float, int, Callable[[], None]]] = []
+        self._events: list[tuple[float, int, Callable[[], object]]] = []
         self._ids = count()
         self.engines = engines or [Engine("a:1"), Engine("b:1")]
         self.flows = [FlowControl(Saturation(), limits, lets_all_go=fifo) for _ in range(routers)]
@@ -137,9 +137,9 @@ class VirtualMesh:
         self.connect()
         for load in loads:
             self._begin(load)
-        self.every(LOOK_S, lambda: [self._look(at) for at in range(routers)])
+        self.every(LOOK_S, self._look_all)
         self.every(EXCHANGE_S, self._exchange)
-        self.every(0.2, lambda: [self._report(each) for each in self.engines])
+        self.every(0.2, self._report_all)
         self.every(0.1, self._sample)
 
     def at(self, at_s: float, what: Callable[[], object]) -> None:
@@ -236,6 +236,14 @@ class VirtualMesh:
     def _next_of(self, call: Call, *, after_s: float = 0.0) -> None:
         if call.load.at_once and self.now_s < call.load.until_s:
             self.at(self.now_s + after_s, lambda: self._ask(call.load, call.router))
+
+    def _look_all(self) -> None:
+        for at in range(len(self.flows)):
+            self._look(at)
+
+    def _report_all(self) -> None:
+        for each in self.engines:
+            self._report(each)
 
     def _look(self, router: int) -> None:
         flow = self.flows[router]
