@@ -3,12 +3,14 @@
 import os
 import sys
 
-from benchmarks import endurance, hedging, overhead, prefix
+from benchmarks import endurance, fairness, hedging, overhead, overload, prefix
 
 BENCHMARKS = {
     "overhead": overhead.main,
     "hedging": hedging.main,
+    "fairness": fairness.main,
     "prefix": prefix.main,
+    "overload": overload.main,
     "load": endurance.load,
     "soak": endurance.soak,
 }

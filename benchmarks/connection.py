@@ -6,6 +6,8 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+import hpack
+
 from benchmarks import frames
 
 READ_BYTES = 1 << 18
@@ -19,14 +21,17 @@ class Call:
     messages: int = 0
     last: bytes = b""
     left: bytes = b""
+    fields: dict[str, str] = field(default_factory=dict)  # of its headers, where somebody asked
 
 
 @dataclass(slots=True)
 class Connection:
-    """`ended` is told of each call whose stream is over, however it ended."""
+    """`ended` is told of each call whose stream is over, however it ended. `headers` reads those of
+    responses; without it nobody does, since that costs more than all else."""
 
     link: ssl.SSLSocket
     ended: Callable[["Connection", Call], None]
+    headers: hpack.Decoder | None = None
     calls: dict[int, Call] = field(default_factory=dict)
     _next: int = 1
     _inbox: frames.Inbox = field(default_factory=frames.Inbox)
@@ -57,9 +62,9 @@ class Connection:
     def wants_to_write(self) -> bool:
         return bool(self._unsent)
 
-    def start(self, headers: bytes, body: bytes, due_s: float) -> None:
+    def start(self, headers: bytes, body: bytes, due_s: float) -> Call:
         stream, self._next = self._next, self._next + 2
-        self.calls[stream] = Call(due_s)
+        call = self.calls[stream] = Call(due_s)
         head = frames.frame(frames.HEADERS, frames.END_HEADERS, stream, headers)
         if len(body) <= self._window and not self._waiting:
             self._window -= len(body)
@@ -67,6 +72,7 @@ class Connection:
         else:
             self._send(head)
             self._waiting.append((stream, body))
+        return call
 
     def read(self) -> None:
         """Everything that has come. Raises ConnectionError when the peer is gone."""
@@ -110,6 +116,10 @@ class Connection:
             self.ended(self, call)
 
     def _noticed(self, kind: int, flags: int, stream: int, payload: bytes) -> None:
+        if kind == frames.HEADERS and self.headers is not None:
+            fields = {str(key): str(value) for key, value in self.headers.decode(payload)}
+            if stream in self.calls:
+                self.calls[stream].fields |= fields
         if kind == frames.SETTINGS and not flags & frames.ACK:
             self._send(frames.frame(frames.SETTINGS, frames.ACK, 0, b""))
         elif kind == frames.PING and not flags & frames.ACK:

@@ -84,8 +84,7 @@ def main(arguments: list[str]) -> int:
     figures = {**_figures("", straggler), **_figures("all_slow_", all_slow)}
     baseline = {**_baseline("", straggler), **_baseline("all_slow_", all_slow)}
     for goal in GOALS:
-        met = "met" if goal.met(figures[goal.figure]) else "NOT MET"
-        print(f"{goal.figure}: {figures[goal.figure]:.3f}, {goal.bounds()}: {met}")
+        print(goal.said(figures[goal.figure]))
     print(line("hedging", figures=figures, baseline=baseline, goals=GOALS), flush=True)
     return 0
 

@@ -43,8 +43,12 @@ _ROLES = {
 class Mesh:
     home: Path
     ports: Ports
-    runtimes: tuple[str, ...]  # host:port
+    runtime_ports: tuple[int, ...]
     process: psutil.Process
+
+    @property
+    def runtimes(self) -> tuple[str, ...]:
+        return tuple(f"127.0.0.1:{port}" for port in self.runtime_ports)
 
     @property
     def address(self) -> str:
@@ -91,7 +95,7 @@ def running(
         yield Mesh(
             home=started.home,
             ports=started.ports,
-            runtimes=tuple(f"127.0.0.1:{port}" for port in started.runtime_ports),
+            runtime_ports=started.runtime_ports,
             process=psutil.Process(started.process.pid),
         )
 
@@ -112,14 +116,14 @@ def plain_envoy(mesh: Mesh) -> Iterator[PlainEnvoy]:
     options = ("--concurrency", str(Settings().envoy_threads), "--log-level", "error")
     process = subprocess.Popen((*command, *options), start_new_session=True)  # noqa: S603 - ours
     try:
-        _wait_for(port)
+        wait_for(port)
         yield PlainEnvoy(f"127.0.0.1:{port}", psutil.Process(process.pid))
     finally:
         process.terminate()
         process.wait(STOPPED_WITHIN_S)
 
 
-def _wait_for(port: int) -> None:
+def wait_for(port: int) -> None:
     give_up_at_s = time.monotonic() + READY_WITHIN_S
     tick = threading.Event()
     while time.monotonic() < give_up_at_s:
@@ -127,7 +131,7 @@ def _wait_for(port: int) -> None:
             if probe.connect_ex(("127.0.0.1", port)) == 0:
                 return
         tick.wait(LOOK_EVERY_S)
-    raise RuntimeError(f"plain Envoy does not listen on {port}")
+    raise RuntimeError(f"nobody listens on {port}")
 
 
 _TYPE = "type.googleapis.com/envoy.extensions"

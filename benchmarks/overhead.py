@@ -73,8 +73,7 @@ def main(arguments: list[str]) -> int:
             _add_memory(streams, _arms(mesh, plain), figures, baseline)
     goals = [goal for goal in GOALS if goal.figure in figures]
     for goal in goals:
-        met = "met" if goal.met(figures[goal.figure]) else "NOT MET"
-        print(f"{goal.figure}: {figures[goal.figure]:.2f}, at most {goal.at_most}: {met}")
+        print(goal.said(figures[goal.figure]))
     print(line("overhead", figures=figures, baseline=baseline, goals=goals), flush=True)
     return 0
 

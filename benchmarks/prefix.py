@@ -146,8 +146,7 @@ def main(arguments: list[str]) -> int:
     figures, baseline = _figures(found)
     goals = [goal for goal in GOALS if goal.figure in figures]
     for goal in goals:
-        met = "met" if goal.met(figures[goal.figure]) else "NOT MET"
-        print(f"{goal.figure}: {figures[goal.figure]:.3f}, {goal.bounds()}: {met}")
+        print(goal.said(figures[goal.figure]))
     print(line("prefix", figures=figures, baseline=baseline, goals=goals), flush=True)
     return 0
 

@@ -13,18 +13,23 @@ ROOT = Path(__file__).resolve().parents[1]
 
 @dataclass(frozen=True, slots=True)
 class Goal:
+    """One of the two is set."""
+
     figure: str
     at_most: float | None = None
     at_least: float | None = None
 
-    def met(self, value: float) -> bool:
-        return (self.at_most is None or value <= self.at_most) and (
-            self.at_least is None or value >= self.at_least
-        )
+    def said(self, value: float) -> str:
+        if self.at_most is not None:
+            met, what = value <= self.at_most, f"at most {self.at_most}"
+        else:
+            assert self.at_least is not None, "one of the two is set"
+            met, what = value >= self.at_least, f"at least {self.at_least}"
+        return f"{self.figure}: {value:.2f}, {what}: {'met' if met else 'NOT MET'}"
 
-    def bounds(self) -> dict[str, float]:
-        both = {"at_most": self.at_most, "at_least": self.at_least}
-        return {name: bound for name, bound in both.items() if bound is not None}
+    def written(self) -> dict[str, str | float]:
+        limits = {"at_most": self.at_most, "at_least": self.at_least}
+        return {"figure": self.figure, **{k: v for k, v in limits.items() if v is not None}}
 
 
 def line(
@@ -39,7 +44,7 @@ def line(
             "benchmark": benchmark,
             "figures": _rounded(figures),
             "baseline": _rounded(baseline),
-            "goals": [{"figure": each.figure, **each.bounds()} for each in goals],
+            "goals": [each.written() for each in goals],
             "machine": machine(),
             "commit": _git("rev-parse", "--short", "HEAD") + _git("diff", "HEAD", "--shortstat"),
             "command": f"make bench NAME={benchmark}",

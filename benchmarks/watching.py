@@ -1,11 +1,13 @@
 """What a mesh holds: memory and file descriptors of each process, slots, KV blocks."""
 
+import ssl
 import statistics
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
+import httpx
 import psutil
 
 from benchmarks.mesh import Mesh
@@ -35,7 +37,7 @@ class Held:
 
 def held(mesh: Mesh) -> Held:
     """Raises grpc.RpcError while the router is away."""
-    found = _endpoints(mesh)
+    found = _asked(mesh).endpoints
     return Held(
         requests=sum(each.in_flight for each in found),
         tokens=sum(each.in_flight_tokens for each in found),
@@ -55,7 +57,7 @@ class CacheCounters:
 
 def cache_counters(mesh: Mesh) -> CacheCounters:
     """Of all runtimes together, as their engines count them."""
-    states = [each.state for each in _endpoints(mesh)]
+    states = [each.state for each in _asked(mesh).endpoints]
     return CacheCounters(
         queried=sum(each.prefix_cache_query_tokens for each in states),
         hit=sum(each.prefix_cache_hit_tokens for each in states),
@@ -65,28 +67,41 @@ def cache_counters(mesh: Mesh) -> CacheCounters:
 def let_all_tenants_use_all_models(mesh: Mesh, *, within_s: float) -> None:
     """Returns when the router knows."""
     file = mesh.home / "tenants.yaml"
-    before = _listed(mesh).policy_version
+    before = policy_version(mesh)
     file.write_text(file.read_text().replace("models: [smollm2-135m-instruct]", 'models: ["*"]'))
     tick = threading.Event()
     for _ in range(round(within_s / LOOK_EVERY_S)):
-        if _listed(mesh).policy_version != before:
+        if policy_version(mesh) != before:
             return
         tick.wait(LOOK_EVERY_S)
     raise RuntimeError("the router has not heard of the changed policy")
 
 
-def _endpoints(mesh: Mesh) -> Sequence[pb.Endpoint]:
-    return _listed(mesh).endpoints
+def queued(mesh: Mesh) -> int:
+    """Requests that wait in routers, as telemetry was told within the last half second."""
+    folder = service_folder(mesh.home, "operator")
+    context = ssl.create_default_context(cafile=folder / "ca.pem")
+    context.check_hostname = False  # the certificate names telemetry.evenflow.local
+    context.load_cert_chain(folder / "cert.pem", folder / "key.pem")
+    with httpx.Client(verify=context, trust_env=False) as client:
+        page = client.get(f"https://127.0.0.1:{mesh.ports.prometheus}/metrics").text
+    rows = [row for row in page.splitlines() if row.startswith("evenflow_queued_requests{")]
+    return sum(int(float(row.rpartition(" ")[2])) for row in rows)
 
 
-def _listed(mesh: Mesh) -> pb.ListEndpointsResponse:
+def policy_version(mesh: Mesh) -> str:
+    return _asked(mesh).policy_version
+
+
+def _asked(mesh: Mesh) -> pb.ListEndpointsResponse:
     folder = service_folder(mesh.home, "operator")
     address = f"127.0.0.1:{mesh.ports.router}"
     with Connection(address, folder, service_name("router")).blocking_channel() as channel:
-        listed: pb.ListEndpointsResponse = RouterServiceStub(channel).ListEndpoints(
-            pb.ListEndpointsRequest(), timeout=CALL_S
+        request = pb.ListEndpointsRequest()
+        response: pb.ListEndpointsResponse = RouterServiceStub(channel).ListEndpoints(
+            request, timeout=CALL_S
         )
-    return listed
+    return response
 
 
 def held_in_the_end(mesh: Mesh, *, within_s: float) -> Held:

@@ -104,6 +104,17 @@ class Config:
         default=0.1,
         help="share of the service that batch requests get while others wait, above 0, below 1",
     )
+    flow_control: bool = setting(
+        environ.flag,
+        default=True,
+        help="false: nothing waits in the router, and runtimes queue what comes; to compare",
+    )
+    peers: tuple[Address, ...] = setting(
+        environ.addresses,
+        default=(),
+        help="other routers of these runtimes, where operators connect, host:port,host:port; "
+        "fairness between tenants then holds over all; unset, none",
+    )
     body_limit_bytes: int = setting(
         environ.positive_int,
         default=4 << 20,

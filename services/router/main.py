@@ -4,7 +4,8 @@ import asyncio
 import os
 import random
 import sys
-from collections.abc import Callable, Coroutine, Iterator
+import uuid
+from collections.abc import Callable, Coroutine, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
@@ -27,6 +28,7 @@ from services.router.core.bands import Band
 from services.router.core.circuits import Circuits
 from services.router.core.demands import WorkloadClass
 from services.router.core.endpoints import Endpoints
+from services.router.core.exchange import Change
 from services.router.core.flow import FlowControl, QueueLimits
 from services.router.core.hedging import Hedging
 from services.router.core.models import Catalogue
@@ -42,9 +44,11 @@ from services.router.inbound.check_socket import CheckSocket
 from services.router.inbound.discovery import Discovery
 from services.router.inbound.lessons import Lessons
 from services.router.inbound.line import Line
+from services.router.inbound.peers import PeerServicer
 from services.router.inbound.publishing import Publisher
 from services.router.outbound.attempts import AttemptFollower, GrpcAttemptSource
 from services.router.outbound.endpoint_states import GrpcEndpointStates, counts
+from services.router.outbound.peers import GrpcRouter, PeerFollower
 from services.router.outbound.policy import GrpcPolicy, PolicyFollower
 from services.router.outbound.records import GrpcTelemetry, RecordBuffer
 from services.router.outbound.runtimes import GrpcRuntime, RuntimeFollower
@@ -95,7 +99,7 @@ async def serve(config: Config, salts: CacheSalts) -> None:
             drain = _drain(GrpcRuntime(address, tls), within_s=config.longest_timeout_s)
             following.append(tasks.create_task(drain))
 
-        operator = operator_server(parts.mesh, tls, empty)
+        operator = operator_server(parts.mesh, tls, empty, parts.told)
         operator.listen(config.operator_listen, tls)
         await _wait_until_known(parts.mesh)
         access_log = _access_log(config, parts)
@@ -105,7 +109,7 @@ async def serve(config: Config, salts: CacheSalts) -> None:
         sidecar.listen(Address(f"unix:{config.socket.absolute()}"), None)
         check = check_socket(parts.mesh, _time_limits(config))
         await check.listen(config.check_socket.absolute())
-        doors = _Doors(operator, sidecar, check, parts.discovery, access_log)
+        doors = _Doors(operator, sidecar, check, parts.discovery, access_log, parts.told)
         await _serve(doors, drain_s=config.drain_s)
         for each in following:
             each.cancel()
@@ -120,6 +124,8 @@ class _Parts:
     publisher: Publisher
     records: RecordBuffer
     attempts: AttemptFollower
+    told: PeerServicer
+    instance_id: str
 
     def changed(self) -> None:
         """To be told when the endpoints in service may be others."""
@@ -137,11 +143,13 @@ def _parts(config: Config, salts: CacheSalts) -> _Parts:
     publisher = Publisher(discovery.publish, _data_plane(config), endpoints, gateway)
     publisher.publish()
     circuits, outliers = Circuits(_say), Outliers(_say_ejected)
+    instance_id = uuid.uuid4().hex
 
     def shut(address: str, now_s: float) -> bool:
         return circuits.is_open(address, now_s) or bool(outliers.ejected(address, now_s))
 
     saturation = Saturation(shut, stale_after_s=STALE_SHARE * config.runtime_silence_s)
+    flow = FlowControl(saturation, _queue_limits(config), lets_all_go=not config.flow_control)
     requests = Requests(weights=Weights().scaled(config.load_weight, cached=config.prefix_weight))
     records = RecordBuffer(capacity=config.record_buffer)
     return _Parts(
@@ -152,7 +160,7 @@ def _parts(config: Config, salts: CacheSalts) -> _Parts:
             salts,
             circuits,
             Revocations(gateway.revocations).has_serial,
-            Line(FlowControl(saturation, _queue_limits(config))),
+            Line(flow),
             outliers,
             Hedging(config.hedge_share),
         ),
@@ -161,6 +169,8 @@ def _parts(config: Config, salts: CacheSalts) -> _Parts:
         publisher=publisher,
         records=records,
         attempts=AttemptFollower(requests, records.add_attempt if config.telemetry else None),
+        told=PeerServicer(instance_id, flow.queues),
+        instance_id=instance_id,
     )
 
 
@@ -192,6 +202,11 @@ def _followers(config: Config, parts: _Parts) -> Iterator[Coroutine[Any, Any, No
         yield keep(once, what=f"runtime {each}")
         lost = partial(parts.attempts.follow, GrpcAttemptSource(each.text, tls))
         yield keep(lost, what=f"attempts of {each}")
+    peers: list[PeerFollower] = []
+    for each in config.peers:
+        peers.append(PeerFollower(parts.instance_id, partial(_elsewhere, mesh, peers)))
+        once = partial(peers[-1].follow, GrpcRouter(each.text, tls))
+        yield keep(once, what=f"peer {each}")
     policy = PolicyFollower(mesh.policy, clock)
     yield keep(partial(policy.follow, GrpcPolicy(config.policy.text, tls)), what="policy")
     if config.telemetry is not None:
@@ -206,6 +221,17 @@ def _followers(config: Config, parts: _Parts) -> Iterator[Coroutine[Any, Any, No
         )
     yield parts.publisher.follow_certificate()
     yield _sweep(mesh, clock)
+
+
+def _elsewhere(mesh: Mesh, peers: Sequence[PeerFollower], changes: list[Change]) -> None:
+    """What another router has told, or that it is heard no more."""
+    mesh.line.flow.routers = 1 + sum(each.is_heard for each in peers)
+    tenants = mesh.policy.current(asyncio.get_running_loop().time())
+    for each in changes:
+        tenant = tenants.by_id(each.tenant) if tenants else None
+        mesh.line.flow.elsewhere(each, weight=tenant.weight if tenant else 1)
+    if changes:
+        mesh.line.stir()
 
 
 async def _wait_until_known(mesh: Mesh) -> None:
@@ -238,6 +264,7 @@ class _Doors:
     check: CheckSocket
     discovery: Discovery
     access_log: AccessLogServicer
+    told: PeerServicer
 
 
 async def _serve(doors: _Doors, *, drain_s: float) -> None:
@@ -251,8 +278,9 @@ async def _serve(doors: _Doors, *, drain_s: float) -> None:
     async with asyncio.TaskGroup() as draining:
         for server in (doors.sidecar, doors.operator):
             draining.create_task(lifecycle.drain(server, drain_s=drain_s))
-        # Envoy's own streams have no end, and would hold up ours for the whole of drain_s.
+        # Envoy's own streams and our peers' have no end, and would hold us up for all of drain_s.
         doors.discovery.close()
+        doors.told.close()
         await asyncio.sleep(_LAST_WORDS_S)
         doors.access_log.close()
     doors.check.close()

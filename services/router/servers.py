@@ -9,12 +9,13 @@ from envoy.service.discovery.v3.ads_pb2_grpc import (
 )
 
 from evenflow.openai.v1.models_service_pb2_grpc import add_ModelsServiceServicer_to_server
+from evenflow.router.v1.peer_service_pb2_grpc import add_PeerServiceServicer_to_server
 from evenflow.router.v1.router_service_pb2_grpc import add_RouterServiceServicer_to_server
 from services.chassis.identity import TlsFiles
 from services.chassis.server import Server, grpc_server
 from services.router.core.admission import TimeLimits
 from services.router.core.models import Catalogue
-from services.router.inbound import models, operator
+from services.router.inbound import models, operator, peers
 from services.router.inbound.access_log import AccessLogServicer
 from services.router.inbound.check import Check, Mesh
 from services.router.inbound.check_socket import CheckSocket
@@ -54,10 +55,17 @@ def sidecar_server(
     return server
 
 
-def operator_server(mesh: Mesh, tls: TlsFiles, empty: Callable[[str], None]) -> Server:
+def operator_server(
+    mesh: Mesh, tls: TlsFiles, empty: Callable[[str], None], told: peers.PeerServicer
+) -> Server:
+    """For operators, and for other routers."""
     server = grpc_server(
-        errors=operator.ERRORS, callers=operator.CALLERS, tls=tls, services=[operator.SERVICE]
+        errors=operator.ERRORS,
+        callers={**operator.CALLERS, **peers.CALLERS},
+        tls=tls,
+        services=[operator.SERVICE, peers.SERVICE],
     )
     servicer = operator.OperatorServicer(mesh.policy, mesh.endpoints, mesh.requests, empty)
     add_RouterServiceServicer_to_server(servicer, server.grpc)
+    add_PeerServiceServicer_to_server(told, server.grpc)
     return server

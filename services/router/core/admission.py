@@ -4,6 +4,7 @@ Cheap refusals first; what a caller may not use it learns nothing about, save th
 """
 
 from collections.abc import Mapping
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 
 from services.router.core.demands import Demand, WorkloadClass
@@ -33,6 +34,7 @@ class Pool:
     picker: Picker
     now_s: float
     salt: str  # of the caller's tenant; no two share one
+    full: AbstractSet[str] = frozenset()  # addresses that can't start it now
 
     def pick(self, demand: Demand, tenant: Tenant) -> Pick:
         looked_at = demand.prompt.start if self.picker.looks_at_prompts else b""
@@ -42,6 +44,7 @@ class Pool:
             block_keys(looked_at, self.salt, demand.model),
             demand.prompt.tokens,
             output_tokens(demand, tenant),
+            self.full,
         )
         return self.picker.pick(wanted, self.now_s)
 

@@ -30,8 +30,9 @@ class BandTurns:
         self._owed_for_each = batch_share / (1.0 - batch_share)
         self._owed = 0.0  # service that batches have not had yet of their share
 
-    def first(self) -> Band:
-        return Band.BATCH if self._owed > 0.0 else Band.INTERACTIVE
+    def first(self, *, owed_for: float = 0.0) -> Band:
+        """`owed_for`: batches have their turn only once they are owed more."""
+        return Band.BATCH if self._owed > owed_for else Band.INTERACTIVE
 
     def served(self, band: Band, service: float, *, both_wait: bool) -> None:
         """`both_wait`: requests of both bands waited when this one was let go."""

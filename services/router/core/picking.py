@@ -58,15 +58,6 @@ class Filter:
 
 
 @dataclass(frozen=True, slots=True)
-class Conditions:
-    """What holds for endpoints at the moment. `full`: they can start nothing now, so they come
-    last; a retry may go there."""
-
-    filters: Sequence[Filter] = ()
-    full: AbstractSet[str] = frozenset()  # kept up by whoever knows
-
-
-@dataclass(frozen=True, slots=True)
 class Wanted:
     """What a pick depends on, of a request."""
 
@@ -75,6 +66,7 @@ class Wanted:
     keys: Keys = ()  # of its prompt's beginning, partitioned by tenant
     prompt_tokens: int = 0
     output_tokens: int = 0
+    full: AbstractSet[str] = frozenset()  # who can't start it now comes last; a retry may go there
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,9 +81,6 @@ class Pick:
         return usable(self.candidates)[:TRIED]
 
 
-_ANY_TIME = Conditions()
-
-
 class Picker:
     def __init__(
         self,
@@ -100,15 +89,14 @@ class Picker:
         expectations: Expectations,
         *,
         weights: Weights,
-        conditions: Conditions = _ANY_TIME,
+        filters: Sequence[Filter] = (),
     ) -> None:
         self._endpoints = endpoints
         self._eligibility = Eligibility(endpoints)
         self._in_flight = in_flight
         self._expectations = expectations
         self._weights = weights
-        self._filters = conditions.filters
-        self._full = conditions.full
+        self._filters = filters
         self._round_robin = weights == _NO_WEIGHTS
         self._turn = 0
 
@@ -171,7 +159,7 @@ class Picker:
         for address in costs.keys() & held.keys():
             saves = weights.cached + (weights.evicted if address in evicting else 0.0)
             costs[address] -= saves * held[address] * BLOCK_TOKENS * trust[address]
-        for address in costs.keys() & self._full:
+        for address in costs.keys() & wanted.full:
             costs[address] += _FULL
         return costs
 
@@ -198,7 +186,7 @@ class Picker:
             round(_held_tokens(address, wanted, held) * self._expectations.trust[address]),
             missing,
             cost + weights.prefill * wanted.prompt_tokens + weights.kv * missing,
-            address in self._full,
+            address in wanted.full,
         )
 
     def _left_out(self, address: str, reason: str) -> Candidate:

@@ -142,6 +142,28 @@ class ModelQueue:
 
     def served(self, waiting: Waiting, given: float) -> None:
         """It is let go, whether it waited or not."""
-        both_wait = all(band.waiting for band in self.bands.values())
-        self._turns.served(waiting.band, given, both_wait=both_wait)
+        self._turns.served(waiting.band, given, both_wait=self._both_wait())
         self.bands[waiting.band].turns.charge(waiting.tenant, given, weight=waiting.weight)
+
+    def served_elsewhere(self, band: Band, tenant: str, given: float, *, weight: float) -> None:
+        """By another router, or taken back."""
+        self._turns.served(band, max(0.0, given), both_wait=self._both_wait())
+        self.bands[band].turns.charge_elsewhere(tenant, given, weight=weight)
+
+    def someone_elsewhere(self) -> bool:
+        return any(band.turns.first_elsewhere() is not None for band in self.bands.values())
+
+    def first_elsewhere(self, waiting: Waiting, lead: float) -> str | None:
+        """Who waits at another router and has its turn before this one, which is further ahead than
+        by `lead`."""
+        turns = self.bands[waiting.band].turns
+        rival = turns.first_elsewhere()
+        if rival and turns.counter(waiting.tenant) > turns.counter(rival) + lead / waiting.weight:
+            return rival
+        band = self._turns.first(owed_for=0.0 if waiting.band is Band.BATCH else lead)
+        return None if band is waiting.band else self.bands[band].turns.first_elsewhere()
+
+    def _both_wait(self) -> bool:
+        return all(
+            band.waiting or band.turns.first_elsewhere() is not None for band in self.bands.values()
+        )

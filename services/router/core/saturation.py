@@ -4,6 +4,8 @@ A runtime says what it runs at most every 100 ms, and the gateway tells of an en
 So an endpoint gets a little more than it runs at once: as many as end there before we hear of it
 (Little's law: ends a second times LATE_S). They wait there for LATE_S, and its slots never idle.
 
+Who has its share already leaves KEPT of its slots free for those who have not (reserve.py).
+
 What is under way there is the less of two guesses, each too high for another reason:
 - ours, and beyond them what it reported more than ours (other routers'): wrong by untold ends;
 - what it reported, and what we sent since: wrong by what ended since, but not by lost ends.
@@ -21,6 +23,7 @@ LATE_S = 0.15  # 100 ms until it is told, and the ways
 STALE_S = 0.5  # two reports missed: nobody knows what runs there
 STALE_SHARE = 0.6  # likewise, of the silence after which an endpoint is left out
 _UNDER_WAY_S = 0.05  # what was sent so shortly before a report may not be in it
+KEPT = 1 / 16  # of its slots; fewer than 16 would lose too much by one that stays free
 _SMOOTHED_S = 0.5  # over which the ends a second are taken
 _MOST_BEYOND = 3  # times max_running: for answers much shorter than LATE_S, or failing ones
 _LOOKED_AT = 64  # of a model's endpoints, where nearly all lack KV blocks
@@ -34,6 +37,9 @@ class _Room:
     models: frozenset[str] = frozenset()  # that it can take requests for
     max_running: int = 0
     limit: int = 0
+    kept: int = 0  # slots
+    shared: int = 0  # slots of an endpoint that keeps some
+    limit_keeping: int = 0
     reported: int = 0
     tokens_free: float = math.inf  # of its KV cache
     heard_at_s: float = 0.0
@@ -53,10 +59,14 @@ class _Room:
     def is_open(self) -> bool:
         return self.limit == 0 or self.under_way < self.limit
 
-    def takes(self, tokens: int) -> bool:
+    @property
+    def is_open_keeping(self) -> bool:
+        return self.is_open and (self.limit == 0 or self.under_way < self.limit_keeping)
+
+    def takes(self, tokens: int, *, keeping: bool) -> bool:
         if self.limit == 0:
             return True
-        if not self.is_open:
+        if not (self.is_open_keeping if keeping else self.is_open):
             return False
         # Where nothing runs, nothing will be freed either.
         return tokens + self.sent_tokens <= self.tokens_free or self.under_way == 0
@@ -75,8 +85,10 @@ class Saturation:
         self._rooms: dict[str, _Room] = {}
         self._serving: dict[str, set[str]] = {}  # model to addresses
         self._open: dict[str, dict[str, None]] = {}  # likewise; who was picked last comes last
+        self._slots: dict[str, int] = {}  # likewise, of those that keep some
         self._shut = shut
         self.full: set[str] = set()  # addresses that can start nothing now
+        self.full_but_kept: set[str] = set()  # likewise, where they keep their free slots
 
     def saw(self, endpoint: Endpoint, now_s: float) -> None:
         """Takes a runtime's state."""
@@ -89,8 +101,7 @@ class Saturation:
                 room.sent_tokens = room.ended = 0
                 room.ends_per_s = 0.0
             _count_ends(room, now_s)
-            room.max_running = state.max_running
-            room.limit = state.max_running + _headroom(room) if state.max_running else 0
+            self._resize(room, state.max_running)
             room.reported = state.running + state.waiting
             known = state.kv_blocks_total and state.kv_block_tokens
             room.tokens_free = state.kv_blocks_free * state.kv_block_tokens if known else math.inf
@@ -105,12 +116,28 @@ class Saturation:
         room = self._rooms.setdefault(endpoint.address, _Room())
         models = frozenset(each.model for each in endpoint.serving() if endpoint.ready)
         for model in room.models - models:
+            self._slots[model] -= room.shared
             self._serving[model].discard(endpoint.address)
             self._open[model].pop(endpoint.address, None)
         for model in models - room.models:
+            self._slots[model] = self._slots.get(model, 0) + room.shared
             self._serving.setdefault(model, set()).add(endpoint.address)
         room.models = models
         self._refresh(endpoint.address, room)
+
+    def _resize(self, room: _Room, max_running: int) -> None:
+        room.kept = int(max_running * KEPT)
+        shared = max_running if room.kept else 0
+        for model in room.models:
+            self._slots[model] += shared - room.shared
+        room.max_running, room.shared = max_running, shared
+        room.limit = max_running + _headroom(room) if max_running else 0
+        unheard_of = int(room.ends_per_s * LATE_S / 2)  # on average
+        room.limit_keeping = max_running + unheard_of - room.kept if room.kept else room.limit
+
+    def slots(self, model: str) -> int:
+        """Of its endpoints that keep some free."""
+        return self._slots.get(model, 0)
 
     def sent(self, address: str, tokens: int, now_s: float) -> None:
         room = self._rooms.get(address)
@@ -130,18 +157,19 @@ class Saturation:
         assert room.ours >= 0, "one was freed twice"
         self._refresh(address, room)
 
-    def takes(self, address: str, tokens: int, now_s: float) -> bool:
+    def takes(self, address: str, tokens: int, now_s: float, *, keeping: bool = False) -> bool:
         room = self._rooms.get(address)
-        return room is None or self._takes(room, tokens, now_s)
+        return room is None or self._takes(room, tokens, now_s, keeping=keeping)
 
-    def has_room(self, model: str, tokens: int, now_s: float) -> bool:
-        """Some endpoint can start it now; or none serves it, and waiting would be in vain."""
+    def has_room(self, model: str, tokens: int, now_s: float, *, keeping: bool = False) -> bool:
+        """Some endpoint can start it now; or none serves it, and waiting would be in vain.
+        `keeping`: and keeps its free slots all the same."""
         if not self._serving.get(model):
             return True
         for address in islice(self._open[model], _LOOKED_AT):
             if self._shut(address, now_s):
                 continue
-            if self._takes(self._rooms[address], tokens, now_s):
+            if self._takes(self._rooms[address], tokens, now_s, keeping=keeping):
                 return True
         return bool(self._open[model]) and self._has_room_when_all_are_shut(model, tokens, now_s)
 
@@ -150,9 +178,9 @@ class Saturation:
             return False
         return any(self.takes(address, tokens, now_s) for address in self._open[model])
 
-    def _takes(self, room: _Room, tokens: int, now_s: float) -> bool:
+    def _takes(self, room: _Room, tokens: int, now_s: float, *, keeping: bool) -> bool:
         is_fresh = now_s - room.heard_at_s <= self._stale_after_s or room.limit == 0
-        return is_fresh and room.takes(tokens)
+        return is_fresh and room.takes(tokens, keeping=keeping)
 
     def _refresh(self, address: str, room: _Room) -> None:
         for model in room.models:
@@ -161,6 +189,7 @@ class Saturation:
             if room.is_open:
                 there[address] = None
         (self.full.discard if room.is_open else self.full.add)(address)
+        (self.full_but_kept.discard if room.is_open_keeping else self.full_but_kept.add)(address)
 
 
 def _count_ends(room: _Room, now_s: float) -> None:

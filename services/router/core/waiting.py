@@ -37,10 +37,13 @@ class Pace:
 
     def seconds(self, service: float, now_s: float) -> float:
         """How long so much will take. 0: nobody can say yet."""
+        per_s = self.per_s(now_s)
+        return service / per_s if per_s else 0.0
+
+    def per_s(self, now_s: float) -> float:
+        """0: nobody can say yet."""
         busy_s = self._busy_s + max(0.0, now_s - self._at_s)
-        if busy_s < _KNOWN_AFTER_S or not self._service:
-            return 0.0
-        return service * busy_s / self._service
+        return self._service / busy_s if busy_s >= _KNOWN_AFTER_S else 0.0
 
 
 @dataclass(slots=True)

@@ -28,7 +28,7 @@ from services.router.core.flow import FlowControl, Queueing
 from services.router.core.hedging import Hedgeable, HedgePlan, Hedging, NotHedged, arranged
 from services.router.core.inflight import Slot
 from services.router.core.outliers import Outliers, most_ejected
-from services.router.core.picking import Conditions, Filter, Picker
+from services.router.core.picking import Filter, Picker
 from services.router.core.queue import Waiting
 from services.router.core.requests import Decision, Requests
 from services.router.core.saturation import Saturation
@@ -82,10 +82,7 @@ class Check:
             mesh.requests.in_flight,
             mesh.requests.expectations,
             weights=mesh.requests.weights,
-            conditions=Conditions(
-                (Filter(mesh.circuits.open), Filter(mesh.outliers.out, most_ejected)),
-                mesh.line.flow.saturation.full,
-            ),
+            filters=(Filter(mesh.circuits.open), Filter(mesh.outliers.out, most_ejected)),
         )
         self._limits = limits
         self._grace_s = grace_s
@@ -138,7 +135,8 @@ class Check:
         if demand.output is not None and refused is None:  # counting tokens takes no engine's place
             flow = self._mesh.line.flow
             waiting = self._waiting(question, tenant, demand, now_s)
-            if not flow.may_pass(waiting.model, waiting.tokens, now_s):
+            pool = replace(pool, full=flow.full(waiting))
+            if not flow.may_pass(waiting, now_s):
                 offered = flow.offer(waiting, now_s)
         if isinstance(offered, Queueing):
             return _Judged(caller, demand, None, waiting, offered)
@@ -213,6 +211,7 @@ class Check:
             return self._refuse(request, before, caller, now_s)
         remaining_s = waiting.deadline_s - now_s
         tenant, pool = caller.tenant, self._pool(caller.tenant, now_s)
+        pool = replace(pool, full=self._mesh.line.flow.full(waiting))
         refused = never(demand, tenant, pool, remaining_s=remaining_s)
         verdict = refused or self._place(demand, tenant, pool, remaining_s)
         return self._conclude(request, replace(before, caller=caller, verdict=verdict), now_s)

@@ -1,8 +1,8 @@
 """Follows each runtime that the router was told of: its state as a stream, and how to empty it."""
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
-from contextlib import aclosing, asynccontextmanager
+from collections.abc import AsyncGenerator, Callable, Sequence
+from contextlib import aclosing
 from typing import Protocol
 
 import structlog
@@ -18,7 +18,8 @@ from services.router.core.endpoints import (
     RuntimeState,
 )
 from services.router.core.requests import Requests
-from services.router.core.silence import LOOK_EVERY_S, Silence
+from services.router.core.silence import Silence
+from services.router.outbound.hearing import while_heard
 
 # For the TLS handshake and the first state. Where packets are lost, the next try comes soon enough
 # after they are not; TCP by itself would wait twice as long for each of its own.
@@ -102,7 +103,7 @@ class RuntimeFollower:
         limit_s = max(_CONNECT_S, self._silence_s)
         silence = Silence(limit_s=limit_s, now_s=asyncio.get_running_loop().time())
         try:
-            async with _while_heard(silence), aclosing(runtime.states()) as states:
+            async with while_heard(silence), aclosing(runtime.states()) as states:
                 async for state in states:
                     silence.heard(limit_s=self._silence_s)
                     self._saw(runtime.address, state)
@@ -136,28 +137,6 @@ class RuntimeFollower:
         if before.reachable:
             _log.warning("endpoint.lost", endpoint=address)
             self._changed()
-
-
-@asynccontextmanager
-async def _while_heard(silence: Silence) -> AsyncIterator[None]:
-    """Raises TimeoutError in its body when the silence is too long."""
-    loop = asyncio.get_running_loop()
-    timer: asyncio.TimerHandle | None = None
-    async with asyncio.timeout(None) as patience:
-
-        def look() -> None:
-            nonlocal timer
-            if silence.too_long(loop.time()):
-                patience.reschedule(loop.time())
-            else:
-                timer = loop.call_later(LOOK_EVERY_S, look)
-
-        look()
-        try:
-            yield
-        finally:
-            if timer is not None:
-                timer.cancel()
 
 
 def _state(response: pb.WatchStateResponse) -> RuntimeState:

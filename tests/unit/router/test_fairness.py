@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from services.router.core.fairness import INPUT_WEIGHT, OUTPUT_WEIGHT, Turns, service
+from services.router.core.fairness import INPUT_WEIGHT, OUTPUT_WEIGHT, Standing, Turns, service
 
 LONGEST_PROMPT, LONGEST_OUTPUT, SLOTS = 100, 50, 3
 # 2 max(w_in L_in, w_out M): M is what may be written at once, by all slots together.
@@ -136,18 +136,26 @@ def test_service_of_another_router_counts_as_if_it_were_ours() -> None:
 
 def test_what_was_served_since_a_mark_is_told_in_totals() -> None:
     turns = Turns()
-    mark, nothing = turns.served_since(0)
+    mark, nothing = turns.standings_since(0)
     assert nothing == {}
 
     turns.charge("acme", 10.0, weight=2)
     turns.charge("globex", 5.0, weight=1)
     turns.charge_elsewhere("initech", 7.0, weight=1)
-    later, served = turns.served_since(mark)
-    assert served == {"acme": 10.0, "globex": 5.0}
+    later, changed = turns.standings_since(mark)
+    assert changed == {"acme": Standing(10.0, waits=False), "globex": Standing(5.0, waits=False)}
 
     turns.charge("acme", -4.0, weight=2)
-    assert turns.served_since(later)[1] == {"acme": 6.0}
-    assert turns.served_since(mark)[1] == {"acme": 6.0, "globex": 5.0}
+    turns.enter("globex")
+    assert turns.standings_since(later)[1] == {
+        "globex": Standing(5.0, waits=True),
+        "acme": Standing(6.0, waits=False),
+    }
+    turns.leave("globex")
+    assert turns.standings_since(mark)[1] == {
+        "globex": Standing(5.0, waits=False),
+        "acme": Standing(6.0, waits=False),
+    }
 
 
 def test_outputs_are_predicted_from_those_before_and_never_above_what_is_asked_for() -> None:

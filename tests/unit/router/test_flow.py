@@ -42,7 +42,7 @@ class Router:
         self.flow.saturation.saw(Endpoint(A, known, reachable=True), self.now_s)
 
     def ask(self, request: Waiting) -> None:
-        if self.flow.may_pass(request.model, request.tokens, self.now_s):
+        if self.flow.may_pass(request, self.now_s):
             self._start(request)
             return
         offered = self.flow.offer(request, self.now_s)
@@ -114,7 +114,7 @@ def test_nobody_waits_for_an_empty_pool() -> None:
     router.flow.saturation.changed(Endpoint(A, reachable=False))
 
     assert router.flow.next(router.now_s) is not None, "to be refused for want of an endpoint"
-    assert router.flow.may_pass("small", 1, router.now_s) is False, "it is not its turn"
+    assert router.flow.may_pass(waiting("r2"), router.now_s) is False, "it is not its turn"
 
 
 def test_who_leaves_is_gone_at_once_and_takes_no_room() -> None:
@@ -205,11 +205,11 @@ def test_a_deadline_that_the_queue_makes_impossible_is_refused_at_once() -> None
         timing = {"since_s": router.now_s, "deadline_s": deadline_s, "until_s": until_s}
         router.ask(waiting(request_id, tenant=tenant, **timing))
 
-    # The seventy that wait have fifty seconds yet, and take a second each.
+    # The seventy that wait have fifty seconds yet, and take a second each. Waits count three times.
     ask("before them", within_s=49.0)
     ask("of another", within_s=5.0, tenant="globex")
     ask("after them", within_s=51.0)
-    ask("long after them", within_s=90.0)
+    ask("long after them", within_s=250.0)
 
     assert router.refused == {"after them": Reason.DEADLINE_UNREACHABLE}
     assert router.queueing["long after them"].predicted_s == pytest.approx(72.0, rel=0.05)
@@ -308,3 +308,33 @@ def test_whatever_happens_nothing_is_lost_sent_twice_or_kept_waiting_for_nothing
         router.heard()
         router.look()
     assert len(router.flow) == 0
+
+
+def test_an_answer_that_takes_longer_to_write_than_there_is_time_is_refused() -> None:
+    router = full()
+    usage = Usage(10, 0, 101)
+    router.end("full0", usage=usage, first_token_s=0.5, duration_s=10.5)
+    router.ask(waiting("full3", tenant="initech"))
+
+    def within(request_id: str, seconds: float) -> None:
+        timing = {"deadline_s": router.now_s + seconds, "output_tokens": 200}
+        router.ask(waiting(request_id, tenant="initech", **timing))
+
+    within("too little", 9.0)
+    within("enough", 11.0)
+
+    assert router.refused == {"too little": Reason.DEADLINE_UNREACHABLE}
+    assert router.flow.holds("enough")
+    router.now_s += 1.5
+    router.look()
+    assert router.refused["enough"] is Reason.DEADLINE_UNREACHABLE, "it would be cut off"
+
+
+def test_nothing_waits_where_all_may_go() -> None:
+    flow = FlowControl(Saturation(), lets_all_go=True)
+    flow.saturation.saw(Endpoint(A, state(max_running=1), reachable=True), NOW_S)
+
+    for at in range(100):
+        request = waiting(f"r{at}")
+        assert flow.may_pass(request, NOW_S)
+        flow.sent(request, A, NOW_S)

@@ -80,7 +80,7 @@ class Router:
 
     def ask(self, *requests: Waiting) -> None:
         for each in requests:
-            if self.flow.may_pass(each.model, each.tokens, self.now_s):
+            if self.flow.may_pass(each, self.now_s):
                 self._send(each)
             else:
                 assert isinstance(self.flow.offer(each, self.now_s), Queueing)

@@ -1,12 +1,12 @@
 """Picks against a plain comparison of all endpoints, and what their order is about."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from services.router.core.inflight import Slot
-from services.router.core.picking import KEPT, TRIED, Conditions, Filter, Pick, Picker, Wanted
+from services.router.core.picking import KEPT, TRIED, Filter, Pick, Wanted
 from services.router.core.prefixes import BLOCK_TOKENS
 from services.router.core.requests import Requests
 from services.router.core.weights import Weights
@@ -151,18 +151,10 @@ def test_a_filter_that_would_leave_out_too_many_is_passed_over() -> None:
 def test_full_endpoints_come_last_and_may_be_retried() -> None:
     known = endpoints(A, B)
     requests = busy({B: 1000})
-    full = {A}
-    around = Picker(
-        known,
-        requests.in_flight,
-        requests.expectations,
-        weights=requests.weights,
-        conditions=Conditions(full=full),
-    )
+    around = picker(known, requests)
 
-    pick = around.pick(WANTED, 0.0)
+    pick = around.pick(replace(WANTED, full={A}), 0.0)
     assert (pick.addresses, [each.full for each in pick.candidates]) == ([B, A], [False, True])
-    full.clear()
     assert around.pick(WANTED, 0.0).addresses == [A, B]
 
 

@@ -14,7 +14,7 @@ from services.router.core.demands import Demand, Output, Prompt, WorkloadClass
 from services.router.core.endings import Ended, Usage
 from services.router.core.endpoints import Endpoints, ModelState, Readiness, RuntimeState
 from services.router.core.inflight import Slot
-from services.router.core.picking import Conditions, Filter, Picker
+from services.router.core.picking import Filter, Picker
 from services.router.core.requests import Decision, Requests
 from services.router.core.tenants import ApiKey, CacheSalts, PolicyView, Tenant, Tenants
 from services.router.inbound.answers import Answer
@@ -91,7 +91,7 @@ def picker(known: Endpoints, requests: Requests | None = None, *filters: Filter)
         whose.in_flight,
         whose.expectations,
         weights=whose.weights,
-        conditions=Conditions(filters),
+        filters=filters,
     )
 
 
