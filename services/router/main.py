@@ -185,7 +185,8 @@ async def _wait_until_known(mesh: Mesh) -> None:
 
 def _access_log(config: Config, parts: _Parts) -> AccessLogServicer:
     record = parts.records.add if config.telemetry else None
-    return AccessLogServicer(parts.mesh.requests, parts.mesh.circuits, record)
+    mesh = parts.mesh
+    return AccessLogServicer(mesh.requests, mesh.circuits, record, mesh.experience.learn)
 
 
 @dataclass(frozen=True, slots=True)

@@ -43,6 +43,10 @@ def story(why: pb.ExplainResponse) -> Iterator[str]:
     )
     if why.trace_id:
         yield f"trace     {why.trace_id}"
+    for each in why.degradations:
+        yield f"degraded  {each.rung}, because {each.reason}"
+    for skipped in why.skipped_rungs:
+        yield f"skipped   {skipped}"
     if why.refusal_reason:
         yield f"refused   {why.refusal_reason}"
         return

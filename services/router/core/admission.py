@@ -9,12 +9,15 @@ from dataclasses import dataclass, replace
 from services.router.core.demands import Demand, WorkloadClass
 from services.router.core.endpoints import Endpoint
 from services.router.core.inflight import Load
+from services.router.core.ladder import Climb
 from services.router.core.picking import Candidate, ranked, usable
 from services.router.core.tenants import Tenant
 from services.router.core.verdicts import Admitted, Reason, Refused, Verdict
 
 _COME_BACK_S = 1.0  # a lost runtime is back within seconds or not at all
-_DEFAULT_OUTPUT_TOKENS = 512  # what the runtimes write at most when nobody says
+
+Degrade = Callable[[Demand, WorkloadClass, float], Climb]
+"""Takes a request up the ladder of its class; the last is how many seconds it has."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,8 +57,14 @@ class Pool:
         return seen and all(each.tried for each in self.endpoints)
 
 
-def decide(
-    demand: Demand, tenant: Tenant, pool: Pool, *, remaining_s: float | None, limits: TimeLimits
+def decide(  # noqa: PLR0913 - what is asked, what there is, and the rules
+    demand: Demand,
+    tenant: Tenant,
+    pool: Pool,
+    *,
+    remaining_s: float | None,
+    limits: TimeLimits,
+    degrade: Degrade = lambda demand, _class, _within_s: Climb(demand),
 ) -> Verdict:
     """`remaining_s`: what is left of the caller's deadline; None: it set none."""
     workload_class = demand.workload_class or tenant.default_workload_class
@@ -67,18 +76,26 @@ def decide(
     )
     if refused:
         return refused
+    default_s = limits.default_s[workload_class]
+    timeout_s = min(default_s if remaining_s is None else remaining_s, limits.longest_s)
+    climb = degrade(demand, workload_class, timeout_s)
+    if climb.refused:
+        return _shed(climb, workload_class)
+    demand = climb.demand
     candidates = pool.candidates(demand.model)
     addresses = usable(candidates)
     if not addresses:
-        return _nowhere(demand.model, candidates, workload_class)
-    default_s = limits.default_s[workload_class]
+        nowhere = _nowhere(demand.model, candidates, workload_class)
+        return replace(nowhere, degraded=climb.degraded)
     return Admitted(
         workload_class=workload_class,
         candidates=candidates,
         endpoints=addresses,
         prompt_tokens=demand.prompt.tokens,
         output_tokens=_output_tokens(demand, tenant),
-        timeout_s=min(default_s if remaining_s is None else remaining_s, limits.longest_s),
+        timeout_s=timeout_s,
+        model=demand.model,
+        degraded=climb.degraded,
     )
 
 
@@ -144,11 +161,19 @@ def _nowhere(model: str, candidates: Sequence[Candidate], workload_class: Worklo
     )
 
 
+def _shed(climb: Climb, workload_class: WorkloadClass) -> Refused:
+    (why,) = climb.degraded.taken
+    return Refused(
+        Reason.SHED,
+        f"the ladder of {workload_class.value} refuses requests now: {why.reason}",
+        retry_after_s=_COME_BACK_S,
+        workload_class=workload_class,
+        degraded=climb.degraded,
+    )
+
+
 def _output_tokens(demand: Demand, tenant: Tenant) -> int:
-    if demand.output is None:
-        return 0
-    unsaid = min(_DEFAULT_OUTPUT_TOKENS, tenant.max_output_tokens or _DEFAULT_OUTPUT_TOKENS)
-    return demand.output.at_most_tokens or unsaid
+    return demand.output.most(tenant.max_output_tokens) if demand.output else 0
 
 
 def _quoted(model: str) -> str:

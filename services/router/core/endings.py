@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from enum import Enum, IntEnum
 
+from services.router.core.rungs import Degradation
+
 
 class Code(IntEnum):
     """gRPC's status codes."""
@@ -58,6 +60,7 @@ class Ended:
     model_version: str
     engine: str
     attempts: int  # sent to runtimes
+    degradations: tuple[Degradation, ...] = ()  # by which the answer is another
 
 
 _OF_HTTP = {

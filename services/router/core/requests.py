@@ -11,6 +11,7 @@ from services.router.core.demands import WorkloadClass
 from services.router.core.endings import Ended
 from services.router.core.inflight import InFlight, Load, Slot
 from services.router.core.picking import Candidate
+from services.router.core.rungs import UNDEGRADED, Degraded
 from services.router.core.verdicts import Reason
 
 KEPT = 10_000
@@ -38,6 +39,9 @@ class Decision:
     prompt_tokens: int = 0
     output_tokens: int = 0
     for_runtime: bool = True  # False: the router itself answers, as for ListModels
+    answering: str = ""  # the model that was picked to answer; empty: refused
+    estimate: int = 0  # of the prompt's tokens, uncorrected; 0: they were counted
+    degraded: Degraded = UNDEGRADED
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,6 +9,7 @@ from enum import Enum
 
 from services.router.core.demands import WorkloadClass
 from services.router.core.picking import Candidate
+from services.router.core.rungs import UNDEGRADED, Degraded
 
 
 class Reason(Enum):
@@ -24,6 +25,7 @@ class Reason(Enum):
     NO_ENDPOINT = "NO_ENDPOINT"
     POLICY_STALE = "POLICY_STALE"
     DRAINING = "DRAINING"
+    SHED = "SHED"
     DEADLINE = "DEADLINE"
 
 
@@ -37,6 +39,8 @@ class Admitted:
     prompt_tokens: int  # estimated, unless the caller sent token ids
     output_tokens: int  # the most it may write, as far as the router can know
     timeout_s: float  # what is left of its deadline
+    model: str = ""  # that answers; empty: the one that was asked for
+    degraded: Degraded = UNDEGRADED
 
     @property
     def tokens(self) -> int:
@@ -53,6 +57,7 @@ class Refused:
     retry_after_s: float | None = None
     candidates: Sequence[Candidate] = ()
     workload_class: WorkloadClass | None = None
+    degraded: Degraded = UNDEGRADED
 
 
 Verdict = Admitted | Refused

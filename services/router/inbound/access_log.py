@@ -17,6 +17,7 @@ from services.router.core.circuits import Circuits, outcomes
 from services.router.core.endings import Code, Ended
 from services.router.core.picking import usable
 from services.router.core.requests import Decision, Request, Requests
+from services.router.degradations import degradations_text, done
 from services.router.inbound.log_entries import ended
 
 _QUIET = ("/grpc.health.v1.Health/", "/grpc.reflection.")  # asked every second by machines
@@ -24,17 +25,20 @@ _log = structlog.get_logger("request")
 
 
 class AccessLogServicer(AccessLogServiceServicer):  # type: ignore[misc] # xds-protos has no types
-    """`record` is told of each request that was meant for a runtime."""
+    """`record` is told of each request that was meant for a runtime, `learn` of each whose decision
+    and end are both known."""
 
     def __init__(
         self,
         requests: Requests,
         circuits: Circuits,
         record: Callable[[Request, Ended], None] | None,
+        learn: Callable[[Decision, Ended], None] = lambda *_: None,
     ) -> None:
         self._requests = requests
         self._circuits = circuits
         self._record = record
+        self._learn_more = learn
         self._reading: set[asyncio.Task[None]] = set()
 
     def close(self) -> None:
@@ -73,6 +77,7 @@ class AccessLogServicer(AccessLogServiceServicer):  # type: ignore[misc] # xds-p
         began_s = now_s - end.duration_s
         for outcome in outcomes(usable(decision.candidates), end):
             self._circuits.learn(outcome, began_s=began_s, now_s=now_s)
+        self._learn_more(decision, end)
 
 
 def write_line(request: Request, end: Ended) -> None:
@@ -91,6 +96,7 @@ def write_line(request: Request, end: Ended) -> None:
         "output_tokens": usage.output_tokens if usage else None,
         "ttft_ms": _ms(end.first_token_s),
         "total_ms": _ms(end.duration_s),
+        "degraded": degradations_text(done(decision, end)),
     }
     if decision is not None:
         facts |= {
@@ -100,6 +106,7 @@ def write_line(request: Request, end: Ended) -> None:
             "workload_class": decision.workload_class.value if decision.workload_class else None,
             "queue_ms": _ms(decision.queue_wait_s),
             "trace_id": decision.trace_id,
+            "estimated_prompt_tokens": decision.prompt_tokens or None,
         }
     _log.info(
         "request.ended", **{key: value for key, value in facts.items() if value not in (None, "")}

@@ -13,6 +13,7 @@ import grpc
 
 from services.chassis.status import Status, rich_status
 from services.router.core.verdicts import Reason, Refused
+from services.router.degradations import DEGRADATIONS_HEADER, degradations_text
 
 _Code = grpc.StatusCode
 _CODES: Mapping[Reason, grpc.StatusCode] = {
@@ -29,6 +30,7 @@ _CODES: Mapping[Reason, grpc.StatusCode] = {
     Reason.POLICY_STALE: _Code.UNAVAILABLE,
     Reason.DRAINING: _Code.UNAVAILABLE,
     Reason.DEADLINE: _Code.DEADLINE_EXCEEDED,
+    Reason.SHED: _Code.UNAVAILABLE,
 }
 UNAVAILABLE, DEADLINE_EXCEEDED = 463, 464
 _HTTP: Mapping[grpc.StatusCode, int] = {
@@ -95,6 +97,8 @@ def _refusal_headers(refused: Refused, code: grpc.StatusCode) -> Iterable[tuple[
     yield "grpc-message", _percent_encoded(refused.message)
     yield "grpc-status-details-bin", encoded
     yield "x-evenflow-reason", refused.reason.value
+    if refused.degraded.taken:
+        yield DEGRADATIONS_HEADER, degradations_text(refused.degraded.taken)
     if refused.field is not None:
         yield "x-evenflow-field", _percent_encoded(refused.field)
     if refused.retry_after_s is not None:

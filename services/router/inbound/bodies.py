@@ -95,7 +95,7 @@ def _completed(message: type[Any]) -> Callable[[bytes], Demand]:
             model=chat.model,
             workload_class=_class_named(name) if name else None,
             # Not message by message: a body has room for two million, and all others would wait.
-            prompt=Prompt(estimated_tokens(chat.ByteSize()), exact=False),
+            prompt=Prompt(estimated_tokens(chat.ByteSize()), exact=False, chat=True),
             output=Output(getattr(chat, field) if said else None, field),
         )
 
@@ -110,7 +110,7 @@ def _prompt(request: Any) -> Prompt:
         return Prompt(len(request.tokens.ids), exact=True)
     if kind == "text":
         return Prompt(estimated_tokens(request.ByteSize()), exact=False)
-    return Prompt(estimated_tokens(request.chat.ByteSize()), exact=False)
+    return Prompt(estimated_tokens(request.chat.ByteSize()), exact=False, chat=True)
 
 
 def _class_of(number: int) -> WorkloadClass:

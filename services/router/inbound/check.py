@@ -5,7 +5,7 @@ one before. A span only when the trace is sampled.
 """
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from opentelemetry import trace
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
@@ -14,10 +14,16 @@ from services.router.core.admission import Pool, TimeLimits, decide
 from services.router.core.circuits import Circuits
 from services.router.core.demands import Demand, InvalidDemand, WorkloadClass
 from services.router.core.endpoints import Endpoints
+from services.router.core.experience import Experience
 from services.router.core.inflight import Slot
+from services.router.core.ladder import Case, Climb, climbed
+from services.router.core.paces import Paces
+from services.router.core.pressure import triggers
 from services.router.core.requests import Decision, Requests
+from services.router.core.rungs import UNDEGRADED, Triggers
 from services.router.core.tenants import CacheSalts, Caller, PolicyView, Tenant, Tenants
 from services.router.core.verdicts import Admitted, Reason, Refused, Verdict
+from services.router.degradations import degradations_text, degrading
 from services.router.inbound.answers import Answer, let_go, refusal
 from services.router.inbound.asked import Asked, Question, asked
 from services.router.inbound.bodies import InvalidBody, demand_of
@@ -42,6 +48,7 @@ class Mesh:
     salts: CacheSalts
     circuits: Circuits
     revoked: Callable[[str], bool] = lambda _: False  # by the serial of a certificate
+    experience: Experience = field(default_factory=Experience)
 
 
 class Check:
@@ -79,24 +86,28 @@ class Check:
             demand = demand_of(question.method, question.body)
             if demand is None:
                 return _Judged(caller, None, None)
-            return _Judged(caller, demand, self._decide(question, caller, demand, now_s))
+            rules = _Rules(tenants, caller.tenant)
+            return _Judged(caller, demand, self._decide(question, rules, demand, now_s))
         except InvalidDemand as error:
             refused = Refused(Reason.FIELD_INVALID, str(error), error.field)
         except InvalidBody as error:
             refused = Refused(Reason.BODY_INVALID, str(error))
         return _Judged(caller, None, refused)
 
-    def _decide(self, question: Asked, caller: Caller, demand: Demand, now_s: float) -> Verdict:
+    def _decide(self, question: Asked, rules: "_Rules", demand: Demand, now_s: float) -> Verdict:
+        mesh = self._mesh
+        pool = Pool(
+            mesh.endpoints.all(),
+            mesh.requests.load,
+            lambda address: mesh.circuits.is_open(address, now_s),
+        )
         return decide(
-            demand,
-            caller.tenant,
-            Pool(
-                self._mesh.endpoints.all(),
-                self._mesh.requests.load,
-                lambda address: self._mesh.circuits.is_open(address, now_s),
-            ),
+            mesh.experience.estimates.corrected(demand),
+            rules.tenant,
+            pool,
             remaining_s=question.remaining_s(),
             limits=self._limits,
+            degrade=lambda *asked: rules.degraded(*asked, pool=pool, paces=mesh.experience.paces),
         )
 
     def _answer(
@@ -115,7 +126,30 @@ class Check:
         assert judged.caller is not None, "nobody unknown is admitted"
         tenant = judged.caller.tenant
         headers = (*_identity(decision), *_orders(verdict, tenant, self._mesh.salts.of(tenant)))
-        return let_go(headers)
+        return let_go((*headers, *degrading(verdict, asked_model=decision.model)))
+
+
+@dataclass(frozen=True, slots=True)
+class _Rules:
+    """What the policy says for one request."""
+
+    tenants: Tenants
+    tenant: Tenant
+
+    def degraded(
+        self,
+        demand: Demand,
+        workload_class: WorkloadClass,
+        within_s: float,
+        *,
+        pool: Pool,
+        paces: Paces,
+    ) -> Climb:
+        def look(asked: Demand) -> Triggers:
+            return triggers(asked, self.tenant, pool, paces, within_s=within_s)
+
+        ladder = self.tenants.rules(workload_class).ladder
+        return climbed(demand, ladder, Case(self.tenant, workload_class, look))
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,10 +192,19 @@ def _decision(question: Asked, judged: _Judged, *, waited_s: float) -> Decision:
         candidates=verdict.candidates if verdict else (),
         refusal=refused.reason if refused else None,
         queue_wait_s=None if refused else waited_s,
-        prompt_tokens=demand.prompt.tokens if demand else 0,
+        prompt_tokens=_prompt_tokens(demand, admitted),
         output_tokens=admitted.output_tokens if admitted else 0,
         for_runtime=verdict is not None,
+        answering=admitted.model if admitted else "",
+        estimate=0 if demand is None or demand.prompt.exact else demand.prompt.tokens,
+        degraded=verdict.degraded if verdict else UNDEGRADED,
     )
+
+
+def _prompt_tokens(demand: Demand | None, admitted: Admitted | None) -> int:
+    if admitted is not None:
+        return admitted.prompt_tokens
+    return demand.prompt.tokens if demand is not None else 0
 
 
 def _identity(decision: Decision) -> Iterable[tuple[str, str]]:
@@ -196,5 +239,6 @@ def _attributes(decision: Decision, verdict: Verdict | None) -> Mapping[str, str
         "evenflow.workload_class": decision.workload_class.value if decision.workload_class else "",
         "evenflow.endpoint": verdict.endpoints[0] if isinstance(verdict, Admitted) else "",
         "evenflow.refusal_reason": decision.refusal.value if decision.refusal else "",
+        "evenflow.degradations": degradations_text(decision.degraded.taken),
     }
     return {key: value for key, value in attributes.items() if value}

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from services.router.core.endings import Code, Cut, Ended, Usage, final_code
+from services.router.degradations import DEGRADATIONS_HEADER, degradations_said
 
 _FLAGS = {  # the first that is set says who cut it
     "upstream_max_stream_duration_reached": Cut.DEADLINE,
@@ -48,6 +49,7 @@ def ended(entry: Any) -> Ended:
         model_version=said.get("x-evenflow-model-version", ""),
         engine=said.get("x-evenflow-engine", ""),
         attempts=common.upstream_request_attempt_count,
+        degradations=degradations_said(said.get(DEGRADATIONS_HEADER, "")),
     )
 
 

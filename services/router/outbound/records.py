@@ -19,6 +19,7 @@ from services.chassis.identity import TlsFiles, channel
 from services.router.classes import NUMBERS
 from services.router.core.endings import Ended
 from services.router.core.requests import Decision, Request
+from services.router.degradations import done, messages
 
 _MOST_AT_ONCE = 500  # records in one message, about 100 KiB
 _GATHER_S = 0.05  # records wait this long for company
@@ -108,6 +109,7 @@ def message(record: Record) -> pb.RequestRecord:
         grpc_code=ended.grpc_code,
         reason=ended.reason,
         attempts=ended.attempts,
+        degradations=messages(done(record.request.decision, ended)),
     )
     _write(encoded.received_at, ended.began_unix_s)
     _write(encoded.duration, ended.duration_s)

@@ -1,11 +1,16 @@
 """What a request took, told once when it ends: in its trailers, its span and its log line."""
 
+from collections.abc import Iterable
+
 import grpc
 from opentelemetry import trace
 
 from services.chassis.logs import add_facts
+from services.runtime.core.degrading import Degradation
 from services.runtime.core.engine import Engine, Step
 from services.runtime.inbound.owners import Owner
+
+DEGRADATIONS_HEADER = "x-evenflow-degradations"
 
 
 class Report:
@@ -17,6 +22,8 @@ class Report:
         self.prompt_tokens = 0
         self.cached_tokens = 0
         self.output_tokens = 0
+        self.output_cut = False
+        self.prompt_cut = False
         self._engine = engine
         self._first: Step | None = None
         self._finish_reason = ""
@@ -25,6 +32,16 @@ class Report:
     def has_begun(self) -> bool:
         """Whether a token was made."""
         return self._first is not None
+
+    @property
+    def degradations(self) -> tuple[Degradation, ...]:
+        """Those that were done, in the router's order."""
+        return self.owner.orders.done(output_cut=self.output_cut, prompt_cut=self.prompt_cut)
+
+    def headers(self) -> tuple[tuple[str, str], ...]:
+        """What is known with the first token."""
+        done = self.degradations
+        return ((DEGRADATIONS_HEADER, _text(done)),) if done else ()
 
     def is_first(self, step: Step) -> bool:
         return step is self._first
@@ -47,6 +64,7 @@ class Report:
             prompt_tokens=self.prompt_tokens,
             cached_tokens=self.cached_tokens,
             output_tokens=self.output_tokens,
+            **({"degraded": _text(self.degradations)} if self.degradations else {}),
         )
 
     def _trailers(self) -> tuple[tuple[str, str], ...]:
@@ -76,5 +94,17 @@ class Report:
                 "evenflow.engine": self._engine.name,
             }
         )
+        if done := self.degradations:
+            span.set_attribute("evenflow.degradations", _text(done))
         if self._finish_reason:
             span.set_attribute("gen_ai.response.finish_reasons", [self._finish_reason])
+
+
+async def said_first(report: Report, context: grpc.aio.ServicerContext) -> None:
+    """Sends the headers where they say something; else they leave with the first message."""
+    if headers := report.headers():
+        await context.send_initial_metadata(headers)
+
+
+def _text(done: Iterable[Degradation]) -> str:
+    return ",".join(map(str, done))

@@ -62,6 +62,7 @@ class Observation:
     duration_s: float
     usage: Usage | None  # None: the runtime never said
     attempts: int
+    degradations: tuple[tuple[str, str], ...] = ()  # rung and reason of each
 
     def __post_init__(self) -> None:
         times = (self.queue_wait_s, self.time_to_first_token_s, self.duration_s)

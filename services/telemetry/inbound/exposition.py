@@ -128,7 +128,17 @@ class MeshCollector(Collector):
             for kind, count in totals.tokens.items():
                 tokens.add_metric((*series, kind), count)
             attempts.add_metric(series, totals.attempts)
-        return iter((requests, tokens, attempts))
+        return iter((requests, tokens, attempts, self._degraded()))
+
+    def _degraded(self) -> Metric:
+        family = CounterMetricFamily(
+            "evenflow_degraded_requests",
+            "Requests that took a rung of the degradation ladder, and why.",
+            labels=("rung", "reason", "workload_class"),
+        )
+        for degraded, count in self._aggregates.degraded.items():
+            family.add_metric(degraded, count)
+        return family
 
     def _endpoint_states(self) -> Metric:
         family = GaugeMetricFamily(

@@ -90,6 +90,7 @@ def decode(record: pb.RequestRecord) -> Observation:
         duration_s=_seconds(record.duration) or 0.0,
         usage=_usage(record),
         attempts=record.attempts,
+        degradations=tuple((each.rung, each.reason) for each in record.degradations),
     )
 
 

@@ -16,6 +16,7 @@ from envoy_data_plane.envoy.type.v3 import Percent
 from envoy_data_plane.google.protobuf import Any
 
 from services.router.core.snapshot import DataPlane
+from services.router.degradations import DEGRADATIONS_HEADER
 from services.router.inbound.resources.names import (
     REQUEST_ID_HEADER,
     ROUTER_CLUSTER,
@@ -37,6 +38,7 @@ LOGGED_ANSWER = (
     "x-evenflow-output-tokens",
     "x-evenflow-model-version",
     "x-evenflow-engine",
+    DEGRADATIONS_HEADER,
 )
 
 
