@@ -118,13 +118,15 @@ def _with_smaller_output(rung: SmallerOutput, climb: Climb, tenant: Tenant) -> C
 
 def _with_smaller_context(rung: SmallerContext, climb: Climb) -> Climb | str:
     """An estimate is none to cut by: the runtime counts, and says whether it has cut anything."""
-    prompt = climb.demand.prompt
+    prompt, known = climb.demand.prompt, climb.degraded.caps
     if not prompt.chat:
         return "only chats have turns to leave out"
+    if 0 < known.prompt_tokens <= rung.max_tokens:
+        return f"it is cut to {known.prompt_tokens} tokens already"
     if prompt.tokens * _SURELY <= rung.max_tokens:
         return f"the prompt has about {prompt.tokens} tokens"
     fewer = replace(prompt, tokens=min(prompt.tokens, rung.max_tokens))
-    caps = replace(climb.degraded.caps, prompt_tokens=rung.max_tokens)
+    caps = replace(known, prompt_tokens=rung.max_tokens)
     return replace(
         climb,
         demand=replace(climb.demand, prompt=fewer),
