@@ -172,6 +172,8 @@ def test_explain_tells_a_request_s_story(tmp_path: Path) -> None:
         model="smollm2",
         candidates=[router.ExplainResponse.Candidate(address="a:1", left_out="draining")],
         outcome=router.ExplainResponse.Outcome(endpoint="b:2", grpc_code=4, attempts=1),
+        degradations=[pb.Degradation(rung="smaller_output", reason="saturated")],
+        skipped_rungs=["fallback_model=saturated: tenant acme may not use tiny"],
     )
 
     with scripted_mesh(Script(explained=explained), tmp_path, service="router") as mesh:
@@ -182,6 +184,8 @@ def test_explain_tells_a_request_s_story(tmp_path: Path) -> None:
     assert "by acme/web" in result.stdout
     assert "DEADLINE_EXCEEDED" in result.stdout
     assert "draining" in result.stdout
+    assert "degraded  smaller_output, because saturated" in result.stdout
+    assert "tenant acme may not use tiny" in result.stdout
     assert (unknown.exit_code, "REQUEST_NOT_FOUND" in unknown.stderr) == (1, True)
 
 
