@@ -42,7 +42,10 @@ def programs(settings: Settings, prepared: Prepared, engine: Engine) -> list[Pro
                 command=(str(engine.python), "-m", "services.runtime"),
                 group="serving",
                 stop_within_s=4,  # vLLM's engine takes as long to let go
-                environ=_runtime(port, settings, prepared, engine),
+                environ={
+                    **_runtime(port, settings, prepared, engine),
+                    **own_settings(at, os.environ),
+                },
             )
             for at, port in enumerate(settings.runtime_ports, start=1)
         ),
@@ -113,6 +116,16 @@ def _runtime(port: int, settings: Settings, prepared: Prepared, engine: Engine) 
         "RUNTIME_DRAIN_S": str(DRAIN_S),
         "TMPDIR": str(prepared.sockets),  # engines put sockets there; killed, they stay
         **engine.environ,
+    }
+
+
+def own_settings(number: int, variables: Mapping[str, str]) -> dict[str, str]:
+    """What is said of one runtime alone: RUNTIME_3_X is RUNTIME_X for the third."""
+    prefix = f"RUNTIME_{number}_"
+    return {
+        f"RUNTIME_{name.removeprefix(prefix)}": value
+        for name, value in variables.items()
+        if name.startswith(prefix)
     }
 
 

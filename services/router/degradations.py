@@ -13,11 +13,9 @@ _MOST = 16
 _LONGEST = 64  # of a name
 
 
-def degrading(admitted: Admitted, *, asked_model: str) -> Iterable[tuple[str, str]]:
-    """Headers for the runtime, where something is degraded."""
+def orders(admitted: Admitted, *, asked_model: str) -> Iterable[tuple[str, str]]:
+    """Headers for the runtime that is to answer a degraded request."""
     degraded = admitted.degraded
-    if not degraded.taken:
-        return
     yield DEGRADATIONS_HEADER, degradations_text(degraded.taken)
     if admitted.model != asked_model:
         yield "x-evenflow-model", admitted.model

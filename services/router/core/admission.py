@@ -11,6 +11,7 @@ from services.router.core.endpoints import Endpoint
 from services.router.core.inflight import Load
 from services.router.core.ladder import Climb
 from services.router.core.picking import Candidate, ranked, usable
+from services.router.core.rungs import UNDEGRADED
 from services.router.core.tenants import Tenant
 from services.router.core.verdicts import Admitted, Reason, Refused, Verdict
 
@@ -64,9 +65,10 @@ def decide(  # noqa: PLR0913 - what is asked, what there is, and the rules
     *,
     remaining_s: float | None,
     limits: TimeLimits,
-    degrade: Degrade = lambda demand, _class, _within_s: Climb(demand),
+    degrade: Degrade | None = None,
 ) -> Verdict:
-    """`remaining_s`: what is left of the caller's deadline; None: it set none."""
+    """`remaining_s`: what is left of the caller's deadline; None: it set none. `degrade` None: no
+    class has a ladder."""
     workload_class = demand.workload_class or tenant.default_workload_class
     refused = (
         _late(remaining_s)
@@ -78,15 +80,17 @@ def decide(  # noqa: PLR0913 - what is asked, what there is, and the rules
         return refused
     default_s = limits.default_s[workload_class]
     timeout_s = min(default_s if remaining_s is None else remaining_s, limits.longest_s)
-    climb = degrade(demand, workload_class, timeout_s)
-    if climb.refused:
-        return _shed(climb, workload_class)
-    demand = climb.demand
+    degraded = UNDEGRADED
+    if degrade is not None:
+        climb = degrade(demand, workload_class, timeout_s)
+        if climb.refused:
+            return _shed(climb, workload_class)
+        demand, degraded = climb.demand, climb.degraded
     candidates = pool.candidates(demand.model)
     addresses = usable(candidates)
     if not addresses:
         nowhere = _nowhere(demand.model, candidates, workload_class)
-        return replace(nowhere, degraded=climb.degraded)
+        return replace(nowhere, degraded=degraded)
     return Admitted(
         workload_class=workload_class,
         candidates=candidates,
@@ -95,7 +99,7 @@ def decide(  # noqa: PLR0913 - what is asked, what there is, and the rules
         output_tokens=_output_tokens(demand, tenant),
         timeout_s=timeout_s,
         model=demand.model,
-        degraded=climb.degraded,
+        degraded=degraded,
     )
 
 

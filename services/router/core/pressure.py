@@ -2,15 +2,31 @@
 
 from collections.abc import Sequence
 
-from services.router.core.admission import Pool
-from services.router.core.demands import Demand
+from services.router.core.admission import Degrade, Pool
+from services.router.core.demands import Demand, WorkloadClass
 from services.router.core.endpoints import Endpoint
+from services.router.core.ladder import Case, Climb, climbed
 from services.router.core.paces import Paces
 from services.router.core.picking import usable
 from services.router.core.rungs import Triggers
-from services.router.core.tenants import Tenant
+from services.router.core.tenants import Tenant, Tenants
 
 _KV_NEARLY_FULL = 0.05  # of its blocks are free: what comes next waits for one that ends
+
+
+def degrading(tenants: Tenants, tenant: Tenant, pool: Pool, paces: Paces) -> Degrade | None:
+    """None: no class has a ladder."""
+    if not tenants.has_ladders:
+        return None
+
+    def degrade(demand: Demand, workload_class: WorkloadClass, within_s: float) -> Climb:
+        def look(asked: Demand) -> Triggers:
+            return triggers(asked, tenant, pool, paces, within_s=within_s)
+
+        ladder = tenants.rules(workload_class).ladder
+        return climbed(demand, ladder, Case(tenant, workload_class, look))
+
+    return degrade
 
 
 def triggers(

@@ -69,6 +69,7 @@ class Tenants:
     ) -> None:
         self.version = version
         self._classes = classes
+        self.has_ladders = any(each.ladder for each in classes.values())
         self._by_id: dict[str, Tenant] = {}
         self._by_spiffe_id: dict[str, Tenant] = {}
         self._by_key: dict[bytes, Caller] = {}

@@ -16,14 +16,12 @@ from services.router.core.demands import Demand, InvalidDemand, WorkloadClass
 from services.router.core.endpoints import Endpoints
 from services.router.core.experience import Experience
 from services.router.core.inflight import Slot
-from services.router.core.ladder import Case, Climb, climbed
-from services.router.core.paces import Paces
-from services.router.core.pressure import triggers
+from services.router.core.pressure import degrading
 from services.router.core.requests import Decision, Requests
-from services.router.core.rungs import UNDEGRADED, Triggers
+from services.router.core.rungs import UNDEGRADED
 from services.router.core.tenants import CacheSalts, Caller, PolicyView, Tenant, Tenants
 from services.router.core.verdicts import Admitted, Reason, Refused, Verdict
-from services.router.degradations import degradations_text, degrading
+from services.router.degradations import degradations_text, orders
 from services.router.inbound.answers import Answer, let_go, refusal
 from services.router.inbound.asked import Asked, Question, asked
 from services.router.inbound.bodies import InvalidBody, demand_of
@@ -86,28 +84,30 @@ class Check:
             demand = demand_of(question.method, question.body)
             if demand is None:
                 return _Judged(caller, None, None)
-            rules = _Rules(tenants, caller.tenant)
-            return _Judged(caller, demand, self._decide(question, rules, demand, now_s))
+            verdict = self._decide(question, demand, caller=caller, tenants=tenants, now_s=now_s)
+            return _Judged(caller, demand, verdict)
         except InvalidDemand as error:
             refused = Refused(Reason.FIELD_INVALID, str(error), error.field)
         except InvalidBody as error:
             refused = Refused(Reason.BODY_INVALID, str(error))
         return _Judged(caller, None, refused)
 
-    def _decide(self, question: Asked, rules: "_Rules", demand: Demand, now_s: float) -> Verdict:
-        mesh = self._mesh
+    def _decide(
+        self, question: Asked, demand: Demand, *, caller: Caller, tenants: Tenants, now_s: float
+    ) -> Verdict:
+        known = self._mesh.experience
         pool = Pool(
-            mesh.endpoints.all(),
-            mesh.requests.load,
-            lambda address: mesh.circuits.is_open(address, now_s),
+            self._mesh.endpoints.all(),
+            self._mesh.requests.load,
+            lambda address: self._mesh.circuits.is_open(address, now_s),
         )
         return decide(
-            mesh.experience.estimates.corrected(demand),
-            rules.tenant,
+            known.estimates.corrected(demand),
+            caller.tenant,
             pool,
             remaining_s=question.remaining_s(),
             limits=self._limits,
-            degrade=lambda *asked: rules.degraded(*asked, pool=pool, paces=mesh.experience.paces),
+            degrade=degrading(tenants, caller.tenant, pool, known.paces),
         )
 
     def _answer(
@@ -126,30 +126,9 @@ class Check:
         assert judged.caller is not None, "nobody unknown is admitted"
         tenant = judged.caller.tenant
         headers = (*_identity(decision), *_orders(verdict, tenant, self._mesh.salts.of(tenant)))
-        return let_go((*headers, *degrading(verdict, asked_model=decision.model)))
-
-
-@dataclass(frozen=True, slots=True)
-class _Rules:
-    """What the policy says for one request."""
-
-    tenants: Tenants
-    tenant: Tenant
-
-    def degraded(
-        self,
-        demand: Demand,
-        workload_class: WorkloadClass,
-        within_s: float,
-        *,
-        pool: Pool,
-        paces: Paces,
-    ) -> Climb:
-        def look(asked: Demand) -> Triggers:
-            return triggers(asked, self.tenant, pool, paces, within_s=within_s)
-
-        ladder = self.tenants.rules(workload_class).ladder
-        return climbed(demand, ladder, Case(self.tenant, workload_class, look))
+        if verdict.degraded.taken:
+            headers = (*headers, *orders(verdict, asked_model=decision.model))
+        return let_go(headers)
 
 
 @dataclass(frozen=True, slots=True)
