@@ -130,6 +130,20 @@ def test_a_request_that_the_ladder_refuses_may_come_back() -> None:
     assert headers["x-evenflow-degradations"] == "refuse=saturated"
 
 
+def test_a_deadline_at_risk_is_met_by_a_shorter_answer_or_refused_at_once() -> None:
+    late = Trigger.DEADLINE_AT_RISK
+    of = laddered(SmallerOutput(late, 50), Refuse(late))
+    of.experience.paces.learn("small", first_token_s=1.0, duration_s=10.9, tokens=100)
+    check = Check(of, LIMITS, grace_s=5.0, clock=lambda: NOW_S)
+
+    def said(timeout: str) -> dict[str, str]:
+        return dict(check(check_request(x_request_id=timeout, grpc_timeout=timeout)).headers)
+
+    assert "x-evenflow-degradations" not in said("11S")
+    assert said("7S")["x-evenflow-degradations"] == "smaller_output=deadline_at_risk"
+    assert said("5S")["x-evenflow-reason"] == "SHED"
+
+
 def test_high_risk_is_left_as_it_is_whatever_a_snapshot_says() -> None:
     of = laddered(
         SmallerOutput(SATURATED, 1), FallbackModel(SATURATED, "tiny"), of=WorkloadClass.HIGH_RISK
