@@ -3,12 +3,13 @@
 import pytest
 
 from services.router.core.admission import Pool
-from services.router.core.demands import Output
+from services.router.core.demands import Demand, Output, WorkloadClass
 from services.router.core.endpoints import Endpoints
 from services.router.core.inflight import Load
 from services.router.core.paces import Paces
-from services.router.core.pressure import triggers
-from services.router.core.rungs import Triggers
+from services.router.core.pressure import degrading
+from services.router.core.rungs import Refuse, Trigger, Triggers
+from services.router.core.tenants import ClassRules, Tenants
 from tests.unit.router.values import A, B, demand, model, state, tenant
 
 FREE = {"max_running": 4, "running": 3, "kv_blocks_free": 50, "kv_blocks_total": 100}
@@ -28,7 +29,24 @@ def seen(
     if b is not None:
         known.saw(B, state(**b))
     pool = Pool(known.all(), lambda _: load or Load(), shut.__contains__)
-    return triggers(demand(), tenant(), pool, paces or Paces(), within_s=within_s)
+    return look(pool, paces or Paces(), demand(), within_s)
+
+
+def look(pool: Pool, paces: Paces, asked: Demand, within_s: float) -> Triggers:
+    """What holds, as a ladder learns it: which of its rungs, each for a trigger, is not passed."""
+
+    def refused(when: Trigger) -> bool:
+        rules = {WorkloadClass.INTERACTIVE: ClassRules(ladder=(Refuse(when),))}
+        degrade = degrading(Tenants("v1", [tenant()], rules), tenant(), pool, paces)
+        assert degrade is not None
+        return degrade(asked, WorkloadClass.INTERACTIVE, within_s).refused
+
+    held = {each: refused(each) for each in Trigger}
+    return Triggers(
+        saturated=held[Trigger.SATURATED],
+        deadline_at_risk=held[Trigger.DEADLINE_AT_RISK],
+        model_unhealthy=held[Trigger.MODEL_UNHEALTHY],
+    )
 
 
 @pytest.mark.parametrize(
@@ -65,8 +83,7 @@ def test_a_model_is_unhealthy_without_an_endpoint_or_with_all_circuits_open() ->
     known.saw(A, state(model(model="other")))
     pool = Pool(known.all(), lambda _: Load())
 
-    found = triggers(demand(), tenant(), pool, Paces(), within_s=1.0)
-    assert found == Triggers(model_unhealthy=True)
+    assert look(pool, Paces(), demand(), 1.0) == Triggers(model_unhealthy=True)
     assert seen(a=FREE, b=FREE, shut=frozenset({A, B})) == Triggers(model_unhealthy=True)
     assert seen(a=FREE, b=FREE, shut=frozenset({A})) == Triggers()
 
@@ -87,4 +104,11 @@ def test_less_output_puts_a_deadline_at_less_risk() -> None:
     pool = Pool(known.all(), lambda _: Load())
 
     shorter = demand(output=Output(10, "max_tokens"))
-    assert triggers(shorter, tenant(), pool, paces, within_s=2.0) == Triggers()
+    assert look(pool, paces, shorter, 2.0) == Triggers()
+
+
+def test_without_ladders_nobody_looks() -> None:
+    pool = Pool([], lambda _: Load())
+    none = {WorkloadClass.BATCH: ClassRules(resume=True)}
+
+    assert degrading(Tenants("v1", [tenant()], none), tenant(), pool, Paces()) is None
