@@ -65,7 +65,7 @@ def talking(*talk: tuple[Any, str], **sampling: Any) -> pb.GenerateRequest:
 
 
 @pytest.mark.parametrize("asked", [{}, {"max_output_tokens": 300}])
-def test_a_smaller_output_is_cut_and_said(tmp_path: Path, asked: dict[str, int]) -> None:
+def test_a_smaller_output_is_cut_and_said(tmp_path: Path, asked: dict[str, Any]) -> None:
     started, finished, headers = generated(tmp_path, asking(ignore_eos=True, **asked), **CAPPED)
 
     assert [(each.rung, each.reason) for each in started.degradations] == [
