@@ -115,6 +115,12 @@ async def completed(mesh: Mesh, *, headers: dict[str, str] | None = None, **aske
         )
 
 
+async def idle(mesh: Mesh) -> None:
+    """The router has heard that all have ended: until then it takes them for under way."""
+    async with operated(mesh) as asked:
+        await asked.until_idle(within_s=DEADLINE_S)
+
+
 @asynccontextmanager
 async def saturated(mesh: Mesh) -> AsyncIterator[None]:
     """The model's one runtime runs all that it can, for some seconds."""
@@ -142,6 +148,7 @@ async def without_the_model(mesh: Mesh) -> AsyncIterator[None]:
 
 def test_under_load_answers_are_shorter_and_say_so(mesh: Mesh) -> None:
     async def scenario() -> None:
+        await idle(mesh)
         async with saturated(mesh), asyncio.TaskGroup() as tasks:
             stub = tasks.create_task(generated(mesh, asking()))
             whole = tasks.create_task(completed(mesh))
@@ -182,6 +189,7 @@ def test_under_load_old_turns_are_left_out(mesh: Mesh) -> None:
     messages = [{"role": role, "content": text} for role, text in turns]
 
     async def scenario() -> None:
+        await idle(mesh)
         async with saturated(mesh):
             answer = await completed(mesh, messages=messages)
         assert answer.headers[SAID] == "smaller_output=saturated,smaller_context=saturated"
@@ -192,6 +200,7 @@ def test_under_load_old_turns_are_left_out(mesh: Mesh) -> None:
 
 def test_without_pressure_nothing_is_degraded(mesh: Mesh) -> None:
     async def scenario() -> None:
+        await idle(mesh)
         answer, whole = await generated(mesh, asking()), await completed(mesh)
 
         assert (answer.said, answer.finished.usage.output_tokens) == ([], 20)
@@ -203,6 +212,7 @@ def test_without_pressure_nothing_is_degraded(mesh: Mesh) -> None:
 
 def test_a_model_without_a_runtime_is_answered_for_by_another(mesh: Mesh) -> None:
     async def scenario() -> None:
+        await idle(mesh)
         async with without_the_model(mesh):
             answer = await generated(mesh, asking())
             assert answer.said == ["fallback_model=model_unhealthy"]
@@ -231,6 +241,7 @@ def test_what_a_client_says_itself_has_no_effect(mesh: Mesh) -> None:
     }
 
     async def scenario() -> None:
+        await idle(mesh)
         answer = await completed(mesh, headers=claimed)
         assert answer.json()["model"] == "simulated"
         assert answer.json()["usage"]["completion_tokens"] == 20
