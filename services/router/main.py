@@ -39,11 +39,11 @@ from services.router.core.snapshot import DataPlane, HostPort
 from services.router.core.tenants import CacheSalts, PolicyView
 from services.router.core.weights import Weights
 from services.router.inbound.access_log import AccessLogServicer
-from services.router.inbound.check import Mesh
 from services.router.inbound.check_socket import CheckSocket
 from services.router.inbound.discovery import Discovery
 from services.router.inbound.lessons import Lessons
 from services.router.inbound.line import Line
+from services.router.inbound.mesh import Mesh
 from services.router.inbound.peers import PeerServicer
 from services.router.inbound.publishing import Publisher
 from services.router.outbound.attempts import AttemptFollower, GrpcAttemptSource
@@ -251,7 +251,7 @@ async def _wait_until_known(mesh: Mesh) -> None:
 def _access_log(config: Config, parts: _Parts) -> AccessLogServicer:
     record = parts.records.add if config.telemetry else None
     mesh = parts.mesh
-    lessons = Lessons(mesh.circuits, mesh.outliers, mesh.hedging)
+    lessons = Lessons(mesh.circuits, mesh.outliers, mesh.hedging, mesh.experience)
     return AccessLogServicer(mesh.requests, lessons, record, tell=parts.attempts.tell)
 
 

@@ -17,9 +17,10 @@ from services.router.core.admission import TimeLimits
 from services.router.core.models import Catalogue
 from services.router.inbound import models, operator, peers
 from services.router.inbound.access_log import AccessLogServicer
-from services.router.inbound.check import Check, Mesh
+from services.router.inbound.check import Check
 from services.router.inbound.check_socket import CheckSocket
 from services.router.inbound.discovery import Discovery
+from services.router.inbound.mesh import Mesh
 
 _DATA_PLANE = (  # what callers see through Envoy, for health and reflection
     "evenflow.inference.v1.InferenceService",

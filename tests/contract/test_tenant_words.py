@@ -8,12 +8,22 @@ from typing import Protocol
 
 import grpc
 import pytest
+from structlog.testing import capture_logs
 
 from evenflow.policy.v1 import tenant_service_pb2 as pb
 from evenflow.policy.v1 import tenant_service_pb2_grpc as pb_grpc
 from services.router.classes import NUMBERS
 from services.router.core.demands import WorkloadClass
+from services.router.core.rungs import (
+    FallbackModel,
+    Refuse,
+    Rung,
+    SmallerContext,
+    SmallerOutput,
+    Trigger,
+)
 from services.router.core.tenants import ClassRules, PolicyView, Tenant
+from services.router.outbound.ladders import ladder
 from services.router.outbound.policy import GrpcPolicy, Policy, PolicyFollower, PolicyWord
 from tests.fakes.tenant_words import FakePolicy
 from tests.identities import Identities
@@ -21,6 +31,17 @@ from tests.serving import served
 from tests.unit.router.values import WEB, tenant
 
 PATIENCE_S = 10.0
+TRIGGERS = {
+    Trigger.SATURATED: pb.DEGRADATION_TRIGGER_SATURATED,
+    Trigger.DEADLINE_AT_RISK: pb.DEGRADATION_TRIGGER_DEADLINE_AT_RISK,
+    Trigger.MODEL_UNHEALTHY: pb.DEGRADATION_TRIGGER_MODEL_UNHEALTHY,
+}
+LADDER = (
+    SmallerOutput(Trigger.SATURATED, 128),
+    SmallerContext(Trigger.SATURATED, 1024),
+    FallbackModel(Trigger.MODEL_UNHEALTHY, "tiny"),
+    Refuse(Trigger.DEADLINE_AT_RISK),
+)
 
 
 class Servicer(pb_grpc.TenantServiceServicer):
@@ -56,6 +77,21 @@ def _encoded(each: Tenant) -> pb.Tenant:
 def _rules(workload_class: WorkloadClass, rules: ClassRules) -> pb.ClassRules:
     encoded = pb.ClassRules(workload_class=NUMBERS[workload_class], resume=rules.resume)
     encoded.cache_ttl.FromMilliseconds(round(rules.cache_ttl_s * 1000))
+    encoded.ladder.extend(_rung(each) for each in rules.ladder)
+    return encoded
+
+
+def _rung(rung: Rung) -> pb.Rung:
+    encoded = pb.Rung(trigger=TRIGGERS[rung.when])
+    match rung:
+        case FallbackModel(_, model):
+            encoded.fallback_model = model
+        case SmallerOutput(_, tokens):
+            encoded.smaller_output = tokens
+        case SmallerContext(_, tokens):
+            encoded.smaller_context = tokens
+        case Refuse():
+            encoded.refuse.SetInParent()
     return encoded
 
 
@@ -103,7 +139,7 @@ def test_a_snapshot_arrives_as_it_was_sent(connect: Connect) -> None:
 
 
 def test_what_classes_get_arrives_as_it_was_sent(connect: Connect) -> None:
-    rules = ClassRules(resume=True, cache_ttl_s=1.5)
+    rules = ClassRules(ladder=LADDER, resume=True, cache_ttl_s=1.5)
     word = PolicyWord("v1", (tenant(weight=7, pool="vault"),), {WorkloadClass.BATCH: rules})
     view = followed(connect, [word])
 
@@ -145,3 +181,15 @@ def test_a_snapshot_that_cannot_be_right_leaves_the_one_before(connect: Connect)
     view = followed(connect, [PolicyWord("v1", (tenant(),)), PolicyWord("v2", twice)])
 
     assert view.version == "v1"
+
+
+def test_rungs_that_this_router_does_not_know_are_left_out() -> None:
+    rungs = [
+        pb.Rung(trigger=99, refuse=pb.Refusal()),  # type: ignore[arg-type] # of a newer policy
+        pb.Rung(trigger=pb.DEGRADATION_TRIGGER_SATURATED),
+        pb.Rung(trigger=pb.DEGRADATION_TRIGGER_SATURATED, smaller_output=128),
+    ]
+
+    with capture_logs() as logs:
+        assert ladder(rungs) == LADDER[:1]
+    assert [(each["event"], each["left_out"]) for each in logs] == [("policy.unknown_rungs", 2)]

@@ -63,11 +63,7 @@ def story(why: pb.ExplainResponse) -> Iterator[str]:
     )
     if why.trace_id:
         yield f"trace     {why.trace_id}"
-    if why.queue_reason:
-        yield (
-            f"queued    {why.queue_reason}, in the band {why.queue_band}, "
-            f"{why.queued_ahead} ahead, its tenant at {why.virtual_counter:.0f}"
-        )
+    yield from _way(why)
     if why.refusal_reason:
         yield f"refused   {why.refusal_reason}"
         return
@@ -75,11 +71,32 @@ def story(why: pb.ExplainResponse) -> Iterator[str]:
     if not why.HasField("outcome"):
         yield "ended     not yet, or its end was never reported"
         return
+    yield from _hedge(why)
+    yield from _ending(why.outcome)
+    yield from _cut_off(why)
+
+
+def _way(why: pb.ExplainResponse) -> Iterator[str]:
+    """What lay before it: the queue, the ladder."""
+    if why.queue_reason:
+        yield (
+            f"queued    {why.queue_reason}, in the band {why.queue_band}, "
+            f"{why.queued_ahead} ahead, its tenant at {why.virtual_counter:.0f}"
+        )
+    for each in why.degradations:
+        yield f"degraded  {each.rung}, because {each.reason}"
+    for skipped in why.skipped_rungs:
+        yield f"skipped   {skipped}"
+
+
+def _hedge(why: pb.ExplainResponse) -> Iterator[str]:
     if why.hedge_sent:
         delay_s = why.hedge_delay.ToTimedelta().total_seconds()
         won = f"attempt {why.winning_attempt} answered" if why.winning_attempt else "none answered"
         yield f"hedged    after {delay_s * 1000:.0f} ms, {won}"
-    yield from _ending(why.outcome)
+
+
+def _cut_off(why: pb.ExplainResponse) -> Iterator[str]:
     for each in why.other_attempts:
         when = "after" if each.end == runtime.ATTEMPT_END_MID_STREAM else "before"
         yield (

@@ -2,11 +2,12 @@
 
 from services.policy.core import fields
 from services.policy.core.fields import Notes
+from services.policy.core.ladders import read_ladder
 from services.policy.core.nodes import Node
 from services.policy.core.tenants import ClassRules, WorkloadClass
 
 _NAMES = tuple(each.value for each in WorkloadClass)
-_OPTIONAL = ("resume", "cache_ttl_s")
+_OPTIONAL = ("ladder", "resume", "cache_ttl_s")
 _LONGEST_TTL_S = 86_400.0
 
 
@@ -25,6 +26,7 @@ def _rules(workload_class: WorkloadClass, node: Node, notes: Notes) -> ClassRule
         notes.add(ttl, place, "answers of high_risk are never kept")
     return ClassRules(
         workload_class=workload_class,
+        ladder=read_ladder(found.get("ladder"), f"{at}.ladder", notes, of=workload_class),
         resume=fields.flag(found.get("resume"), f"{at}.resume", notes),
         cache_ttl_s=fields.seconds(ttl, place, notes, at_most=_LONGEST_TTL_S),
     )

@@ -32,11 +32,37 @@ class Tenant:
     pool: str = ""  # only runtimes of this pool; empty: the shared one
 
 
+class Trigger(Enum):
+    """What makes a rung of the ladder be taken."""
+
+    SATURATED = "saturated"
+    DEADLINE_AT_RISK = "deadline_at_risk"
+    MODEL_UNHEALTHY = "model_unhealthy"
+
+
+class Step(Enum):
+    """What a rung of the ladder does."""
+
+    FALLBACK_MODEL = "fallback_model"
+    SMALLER_OUTPUT = "smaller_output"
+    SMALLER_CONTEXT = "smaller_context"
+    REFUSE = "refuse"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rung:
+    when: Trigger
+    step: Step
+    model: str = ""  # of a fallback model
+    tokens: int = 0  # of a smaller output or context
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ClassRules:
     """What a workload class gets, whoever asks."""
 
     workload_class: WorkloadClass
+    ladder: tuple[Rung, ...] = ()  # what is made smaller or replaced, and when; in order
     resume: bool = False  # a stream that broke may be carried on
     cache_ttl_s: float = 0.0  # how long answers are kept; 0: not at all
 

@@ -10,7 +10,15 @@ from evenflow.inference.v1 import workload_class_pb2
 from evenflow.policy.v1 import tenant_service_pb2 as pb
 from evenflow.policy.v1 import tenant_service_pb2_grpc as pb_grpc
 from services.chassis.callers import AllowedCallers
-from services.policy.core.tenants import ClassRules, Policy, Tenant, WorkloadClass
+from services.policy.core.tenants import (
+    ClassRules,
+    Policy,
+    Rung,
+    Step,
+    Tenant,
+    Trigger,
+    WorkloadClass,
+)
 
 SERVICE: str = pb.DESCRIPTOR.services_by_name["TenantService"].full_name
 CALLERS: AllowedCallers = {f"/{SERVICE}/": frozenset({"router", "operator"})}
@@ -19,6 +27,12 @@ _CLASSES = {
     WorkloadClass.INTERACTIVE: workload_class_pb2.WORKLOAD_CLASS_INTERACTIVE,
     WorkloadClass.BATCH: workload_class_pb2.WORKLOAD_CLASS_BATCH,
     WorkloadClass.HIGH_RISK: workload_class_pb2.WORKLOAD_CLASS_HIGH_RISK,
+}
+
+_TRIGGERS = {
+    Trigger.SATURATED: pb.DEGRADATION_TRIGGER_SATURATED,
+    Trigger.DEADLINE_AT_RISK: pb.DEGRADATION_TRIGGER_DEADLINE_AT_RISK,
+    Trigger.MODEL_UNHEALTHY: pb.DEGRADATION_TRIGGER_MODEL_UNHEALTHY,
 }
 
 
@@ -90,9 +104,23 @@ def _encode(tenant: Tenant) -> pb.Tenant:
 def _rules(rules: ClassRules) -> pb.ClassRules:
     return pb.ClassRules(
         workload_class=_CLASSES[rules.workload_class],
+        ladder=[_rung(each) for each in rules.ladder],
         resume=rules.resume,
         cache_ttl=_duration(rules.cache_ttl_s),
     )
+
+
+def _rung(rung: Rung) -> pb.Rung:
+    trigger = _TRIGGERS[rung.when]
+    match rung.step:
+        case Step.FALLBACK_MODEL:
+            return pb.Rung(trigger=trigger, fallback_model=rung.model)
+        case Step.SMALLER_OUTPUT:
+            return pb.Rung(trigger=trigger, smaller_output=rung.tokens)
+        case Step.SMALLER_CONTEXT:
+            return pb.Rung(trigger=trigger, smaller_context=rung.tokens)
+        case Step.REFUSE:
+            return pb.Rung(trigger=trigger, refuse=pb.Refusal())
 
 
 def _duration(seconds: float) -> Duration:

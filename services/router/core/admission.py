@@ -1,20 +1,25 @@
 """Admission: may this request go now, and to which endpoints in which order?
 
-Cheap refusals first; what a caller may not use it learns nothing about, save that it exists.
+Cheap refusals first; what a caller may not use it learns nothing about, save that it exists. Then
+the ladder of its class, and then the pick; in between it may have to wait.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 
 from services.router.core.demands import Demand, WorkloadClass
+from services.router.core.ladder import Climb
 from services.router.core.picking import Pick, Picker, Wanted
 from services.router.core.prefixes import block_keys
+from services.router.core.rungs import Degraded
 from services.router.core.tenants import Tenant
-from services.router.core.verdicts import Admitted, Reason, Refused, Verdict
+from services.router.core.verdicts import Admitted, Reason, Refused
 
 _COME_BACK_S = 1.0  # a lost runtime is back within seconds or not at all
-_DEFAULT_OUTPUT_TOKENS = 512  # what the runtimes write at most when nobody says
+
+Degrade = Callable[[Demand, WorkloadClass, float], Climb]
+"""Takes a request up the ladder of its class; the last is how many seconds it has."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,18 +58,11 @@ class Pool:
         return self.picker.eligible(model, tenant.pool).unknown
 
 
-def decide(
-    demand: Demand, tenant: Tenant, pool: Pool, *, remaining_s: float | None, limits: TimeLimits
-) -> Verdict:
-    """`remaining_s`: what is left of the caller's deadline; None: it set none."""
-    refused = never(demand, tenant, pool, remaining_s=remaining_s)
-    return refused or place(demand, tenant, pool, remaining_s=remaining_s, limits=limits)
-
-
 def never(
     demand: Demand, tenant: Tenant, pool: Pool, *, remaining_s: float | None
 ) -> Refused | None:
-    """What no wait for an endpoint would change."""
+    """What no wait for an endpoint would change. `remaining_s`: what is left of the caller's
+    deadline; None: it set none."""
     return (
         _late(remaining_s)
         or _unknown_model(demand.model, tenant, pool)
@@ -73,14 +71,31 @@ def never(
     )
 
 
+def stepped_down(
+    demand: Demand,
+    tenant: Tenant,
+    degrade: Degrade | None,
+    *,
+    remaining_s: float | None,
+    limits: TimeLimits,
+) -> Climb | Refused:
+    """As the ladder of its class leaves it. `degrade` None: no class has one."""
+    if degrade is None:
+        return Climb(demand)
+    workload_class = class_of(demand, tenant)
+    climb = degrade(demand, workload_class, limits.of(workload_class, remaining_s))
+    return _shed(climb, workload_class) if climb.refused else climb
+
+
 def place(
-    demand: Demand, tenant: Tenant, pool: Pool, *, remaining_s: float | None, limits: TimeLimits
-) -> Verdict:
+    climb: Climb, tenant: Tenant, pool: Pool, *, remaining_s: float | None, limits: TimeLimits
+) -> Admitted | Refused:
     """Where it goes, now."""
+    demand, degraded = climb.demand, climb.degraded
     workload_class = class_of(demand, tenant)
     picked = pool.pick(demand, tenant)
     if not picked.addresses:
-        return _nowhere(demand.model, picked, workload_class)
+        return _nowhere(demand.model, picked, workload_class, degraded)
     return Admitted(
         workload_class=workload_class,
         candidates=picked.candidates,
@@ -90,11 +105,18 @@ def place(
         timeout_s=limits.of(workload_class, remaining_s),
         others=picked.others,
         prefix=picked.prefix,
+        model=demand.model,
+        degraded=degraded,
     )
 
 
 def class_of(demand: Demand, tenant: Tenant) -> WorkloadClass:
     return demand.workload_class or tenant.default_workload_class
+
+
+def output_tokens(demand: Demand, tenant: Tenant) -> int:
+    """At most, as far as the router can know."""
+    return demand.output.most(tenant.max_output_tokens) if demand.output else 0
 
 
 def _late(remaining_s: float | None) -> Refused | None:
@@ -146,7 +168,9 @@ def _too_much(demand: Demand, tenant: Tenant) -> Refused | None:
     return None
 
 
-def _nowhere(model: str, picked: Pick, workload_class: WorkloadClass) -> Refused:
+def _nowhere(
+    model: str, picked: Pick, workload_class: WorkloadClass, degraded: Degraded
+) -> Refused:
     draining = "draining" in {*picked.others, *(each.left_out for each in picked.candidates)}
     reason = Reason.DRAINING if draining else Reason.NO_ENDPOINT
     what = "the runtimes that serve it are draining" if draining else "no runtime is ready"
@@ -157,15 +181,19 @@ def _nowhere(model: str, picked: Pick, workload_class: WorkloadClass) -> Refused
         candidates=picked.candidates,
         workload_class=workload_class,
         others=picked.others,
+        degraded=degraded,
     )
 
 
-def output_tokens(demand: Demand, tenant: Tenant) -> int:
-    """At most, as far as the router can know."""
-    if demand.output is None:
-        return 0
-    unsaid = min(_DEFAULT_OUTPUT_TOKENS, tenant.max_output_tokens or _DEFAULT_OUTPUT_TOKENS)
-    return demand.output.at_most_tokens or unsaid
+def _shed(climb: Climb, workload_class: WorkloadClass) -> Refused:
+    (why,) = climb.degraded.taken
+    return Refused(
+        Reason.SHED,
+        f"the ladder of {workload_class.value} refuses requests now: {why.reason}",
+        retry_after_s=_COME_BACK_S,
+        workload_class=workload_class,
+        degraded=climb.degraded,
+    )
 
 
 def _quoted(model: str) -> str:

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from enum import Enum
 
+_UNSAID_OUTPUT_TOKENS = 512  # what the runtimes write at most when nobody says
 _LONGEST_NAME = 200  # names are kept with each decision
 
 
@@ -24,6 +25,7 @@ class InvalidDemand(ValueError):
 class Prompt:
     tokens: int
     exact: bool  # the caller sent token ids; otherwise `tokens` is an estimate
+    chat: bool = False  # messages, of which the older ones can be left out
     start: bytes = b""  # the first of it, as far as it matters to prefix caches
 
 
@@ -37,6 +39,11 @@ class Output:
     def __post_init__(self) -> None:
         if self.at_most_tokens is not None and self.at_most_tokens < 1:
             raise InvalidDemand(self.field, f"must be at least 1, got {self.at_most_tokens}")
+
+    def most(self, tenants_tokens: int) -> int:
+        """What may be written, as far as one can know. `tenants_tokens`: its limit; 0: none."""
+        unsaid = min(_UNSAID_OUTPUT_TOKENS, tenants_tokens or _UNSAID_OUTPUT_TOKENS)
+        return self.at_most_tokens or unsaid
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from enum import Enum, IntEnum
 
+from services.router.core.rungs import Degradation
+
 
 class Code(IntEnum):
     """gRPC's status codes."""
@@ -63,6 +65,7 @@ class Ended:
     echoed_attempt: int | None = None  # which attempt the runtime says it is; the first says none
     hedged: bool = False  # the second attempt was a hedge, and no retry
     answered_attempt: int = 0  # whose answer it is; 0: nobody answered
+    degradations: tuple[Degradation, ...] = ()  # by which the answer is another
 
     @property
     def hedge_won(self) -> bool:

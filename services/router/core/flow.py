@@ -198,6 +198,10 @@ class FlowControl:
         model.reserve.began(waiting)
         self._running[waiting.request_id] = _Running(address, waiting, charged)
 
+    def predicted_s(self, waiting: Waiting, now_s: float) -> float:
+        """How long it would wait. 0: nobody can say."""
+        return self._predicted_s(self._model(waiting.model), waiting, now_s)
+
     def left(self, request_id: str) -> bool:
         """It waits no more, for whatever reason; False: it did not."""
         waiting = self._waiting.pop(request_id, None)

@@ -17,6 +17,7 @@ from services.router.core.hedge_endings import resolved
 from services.router.core.hedging import HedgePlan, NotHedged, arranged
 from services.router.core.inflight import InFlight, Load, Slot
 from services.router.core.picking import TRIED, Candidate, usable
+from services.router.core.rungs import UNDEGRADED, Degraded
 from services.router.core.verdicts import Reason
 from services.router.core.weights import Weights
 
@@ -49,6 +50,9 @@ class Decision:
     for_runtime: bool = True  # False: the router itself answers, as for ListModels
     queueing: Queueing | None = None  # None: it did not wait
     hedge: HedgePlan | NotHedged | None = None  # None: refused, or for the router
+    answering: str = ""  # the model that was picked to answer; empty: refused
+    estimate: int = 0  # of the prompt's tokens, uncorrected; 0: they were counted
+    degraded: Degraded = UNDEGRADED
 
     @property
     def plan(self) -> HedgePlan | None:

@@ -8,6 +8,7 @@ from types import MappingProxyType
 from typing import TypeVar
 
 from services.router.core.demands import WorkloadClass
+from services.router.core.rungs import Rung
 
 _ANY = "*"
 
@@ -52,6 +53,7 @@ class Caller:
 class ClassRules:
     """What a workload class gets, whoever asks."""
 
+    ladder: Sequence[Rung] = ()  # what is given up, when, in order
     resume: bool = False  # a stream that broke may be carried on
     cache_ttl_s: float = 0.0  # how long answers are kept; 0: not at all
 
@@ -67,6 +69,7 @@ class Tenants:
     ) -> None:
         self.version = version
         self._classes = classes
+        self.has_ladders = any(each.ladder for each in classes.values())
         self._by_id: dict[str, Tenant] = {}
         self._by_spiffe_id: dict[str, Tenant] = {}
         self._by_key: dict[bytes, Caller] = {}

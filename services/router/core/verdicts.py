@@ -11,6 +11,7 @@ from enum import Enum
 from services.router.core.demands import WorkloadClass
 from services.router.core.expectations import NO_PREFIX, Prefix
 from services.router.core.picking import Candidate
+from services.router.core.rungs import UNDEGRADED, Degraded
 
 
 class Reason(Enum):
@@ -26,6 +27,7 @@ class Reason(Enum):
     NO_ENDPOINT = "NO_ENDPOINT"
     POLICY_STALE = "POLICY_STALE"
     DRAINING = "DRAINING"
+    SHED = "SHED"
     DEADLINE = "DEADLINE"
     QUEUE_FULL = "QUEUE_FULL"
     TENANT_QUEUE_FULL = "TENANT_QUEUE_FULL"
@@ -43,6 +45,8 @@ class Admitted:
     prompt_tokens: int  # estimated, unless the caller sent token ids
     output_tokens: int  # the most it may write, as far as the router can know
     timeout_s: float  # what is left of its deadline
+    model: str = ""  # that answers; empty: the one that was asked for
+    degraded: Degraded = UNDEGRADED
     others: Mapping[str, int] = dataclass_field(
         default_factory=dict
     )  # candidates not shown, by why
@@ -63,6 +67,7 @@ class Refused:
     retry_after_s: float | None = None
     candidates: Sequence[Candidate] = ()
     workload_class: WorkloadClass | None = None
+    degraded: Degraded = UNDEGRADED
     others: Mapping[str, int] = dataclass_field(default_factory=dict)
 
 

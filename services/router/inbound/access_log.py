@@ -16,6 +16,7 @@ from envoy.service.accesslog.v3.als_pb2_grpc import AccessLogServiceServicer
 from services.router.core.attempts import LostAttempt
 from services.router.core.endings import Code, Ended
 from services.router.core.requests import Request, Requests
+from services.router.degradations import degradations_text, done
 from services.router.inbound.lessons import Lessons
 from services.router.inbound.log_entries import arm, ended
 
@@ -97,6 +98,7 @@ def write_line(request: Request, end: Ended) -> None:
         "output_tokens": usage.output_tokens if usage else None,
         "ttft_ms": _ms(end.first_token_s),
         "total_ms": _ms(end.duration_s),
+        "degraded": degradations_text(done(decision, end)),
     }
     if decision is not None:
         facts |= {
@@ -107,6 +109,7 @@ def write_line(request: Request, end: Ended) -> None:
             "workload_class": decision.workload_class.value if decision.workload_class else None,
             "queue_ms": _ms(decision.queue_wait_s),
             "trace_id": decision.trace_id,
+            "estimated_prompt_tokens": decision.prompt_tokens or None,
         }
     _log.info(
         "request.ended", **{key: value for key, value in facts.items() if value not in (None, "")}

@@ -13,6 +13,7 @@ import grpc
 
 from services.chassis.status import Status, rich_status
 from services.router.core.verdicts import Reason, Refused
+from services.router.degradations import DEGRADATIONS_HEADER, degradations_text
 
 RETRIES = 2  # Envoy's, of one request, before its first token
 _Code = grpc.StatusCode
@@ -34,6 +35,7 @@ _CODES: Mapping[Reason, grpc.StatusCode] = {
     Reason.TENANT_QUEUE_FULL: _Code.RESOURCE_EXHAUSTED,
     Reason.QUEUE_TIMEOUT: _Code.RESOURCE_EXHAUSTED,
     Reason.DEADLINE_UNREACHABLE: _Code.DEADLINE_EXCEEDED,
+    Reason.SHED: _Code.UNAVAILABLE,
 }
 UNAVAILABLE, DEADLINE_EXCEEDED = 463, 464
 _HTTP: Mapping[grpc.StatusCode, int] = {
@@ -110,6 +112,8 @@ def _refusal_headers(refused: Refused, code: grpc.StatusCode) -> Iterable[tuple[
     yield "grpc-message", _percent_encoded(refused.message)
     yield "grpc-status-details-bin", encoded
     yield "x-evenflow-reason", refused.reason.value
+    if refused.degraded.taken:
+        yield DEGRADATIONS_HEADER, degradations_text(refused.degraded.taken)
     if refused.field is not None:
         yield "x-evenflow-field", _percent_encoded(refused.field)
     if refused.retry_after_s is not None:

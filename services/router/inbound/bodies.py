@@ -100,7 +100,10 @@ def _completed(message: type[Any]) -> Callable[[bytes], Demand]:
             workload_class=_class_named(name) if name else None,
             # Not message by message: a body has room for two million, and all others would wait.
             prompt=Prompt(
-                estimated_tokens(chat.ByteSize()), False, beginnings.completion(chat.messages)
+                estimated_tokens(chat.ByteSize()),
+                exact=False,
+                chat=True,
+                start=beginnings.completion(chat.messages),
             ),
             output=Output(getattr(chat, field) if said else None, field),
         )
@@ -115,12 +118,12 @@ def _prompt(request: Any, *, to_generate: bool) -> Prompt:
         raise InvalidDemand("input", "exactly one kind of prompt is required, got none")
     if kind == "tokens":
         ids = request.tokens.ids
-        return Prompt(len(ids), True, beginnings.tokens(ids) if to_generate else b"")
+        return Prompt(len(ids), exact=True, start=beginnings.tokens(ids) if to_generate else b"")
     if kind == "text":
         start = beginnings.text(request.text) if to_generate else b""
-        return Prompt(estimated_tokens(request.ByteSize()), False, start)
+        return Prompt(estimated_tokens(request.ByteSize()), exact=False, start=start)
     start = beginnings.chat(request.chat.messages) if to_generate else b""
-    return Prompt(estimated_tokens(request.chat.ByteSize()), False, start)
+    return Prompt(estimated_tokens(request.chat.ByteSize()), exact=False, chat=True, start=start)
 
 
 def _class_of(number: int) -> WorkloadClass:

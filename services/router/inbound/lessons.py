@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from services.router.core.circuits import Circuits, outcomes
 from services.router.core.endings import Ended
+from services.router.core.experience import Experience
 from services.router.core.hedge_endings import took_s
 from services.router.core.hedging import Hedging
 from services.router.core.outliers import Outliers, answer, pool
@@ -16,6 +17,7 @@ class Lessons:
     circuits: Circuits
     outliers: Outliers
     hedging: Hedging
+    experience: Experience
 
     def arm_sent(self, request_id: str) -> None:
         """A second arm of this request is under way."""
@@ -26,9 +28,10 @@ class Lessons:
         now_s = asyncio.get_running_loop().time()
         self._settle_hedge(decision, end, now_s, is_paid=is_paid)
         self._judge(decision, end, now_s)
+        self.experience.learn(decision, end)
         took = took_s(end, decision.plan)
         if took is not None and decision.output_tokens:
-            self.hedging.first_tokens.learn(decision.model, _uncached(decision), took, now_s)
+            self.hedging.first_tokens.learn(decision.answering, _uncached(decision), took, now_s)
 
     def _settle_hedge(self, decision: Decision, end: Ended, now_s: float, *, is_paid: bool) -> None:
         if decision.plan is None or is_paid:

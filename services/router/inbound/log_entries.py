@@ -7,6 +7,7 @@ from typing import Any
 from envoy.data.accesslog.v3.accesslog_pb2 import AccessLogType
 
 from services.router.core.endings import Code, Cut, Ended, Usage, final_code
+from services.router.degradations import DEGRADATIONS_HEADER, degradations_said
 
 _FLAGS = {  # the first that is set says who cut it
     "upstream_max_stream_duration_reached": Cut.DEADLINE,
@@ -62,6 +63,7 @@ def ended(entry: Any) -> Ended:
         read_s=_seconds(common.time_to_last_rx_byte),
         sent_s=_sent_s(common),
         echoed_attempt=_attempt(said.get("x-evenflow-attempt", "")),
+        degradations=degradations_said(said.get(DEGRADATIONS_HEADER, "")),
     )
 
 

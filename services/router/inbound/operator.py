@@ -23,6 +23,7 @@ from services.router.core.endpoints import (
 from services.router.core.hedging import NotHedged
 from services.router.core.requests import Decision, Request, Requests, UnknownRequest
 from services.router.core.tenants import PolicyView
+from services.router.degradations import done, messages
 
 SERVICE = "evenflow.router.v1.RouterService"
 CALLERS: AllowedCallers = {f"/{SERVICE}/": frozenset({"operator"})}
@@ -96,7 +97,8 @@ class OperatorServicer(RouterServiceServicer):
 
 
 def explained(request_id: str, request: Request) -> pb.ExplainResponse:
-    response = pb.ExplainResponse(request_id=request_id)
+    degradations = messages(done(request.decision, request.ended))
+    response = pb.ExplainResponse(request_id=request_id, degradations=degradations)
     if request.decision is not None:
         response.MergeFrom(_decided(request.decision))
     if request.ended is not None:
@@ -131,6 +133,7 @@ def _decided(decision: Decision) -> pb.ExplainResponse:
         trace_id=decision.trace_id,
         estimated_prompt_tokens=decision.prompt_tokens,
         max_output_tokens=decision.output_tokens,
+        skipped_rungs=decision.degraded.skipped,
     )
     response.received_at.FromMicroseconds(round(decision.received_unix_s * 1e6))
     if decision.workload_class is not None:

@@ -20,6 +20,7 @@ from services.router.core.tenants import (
     Tenant,
     Tenants,
 )
+from services.router.outbound.ladders import ladder
 
 _log = structlog.get_logger(__name__)
 
@@ -115,4 +116,8 @@ def _tenant(tenant: pb.Tenant) -> Tenant:
 
 
 def _rules(rules: pb.ClassRules) -> ClassRules:
-    return ClassRules(resume=rules.resume, cache_ttl_s=rules.cache_ttl.ToMilliseconds() / 1000)
+    return ClassRules(
+        ladder=ladder(rules.ladder),
+        resume=rules.resume,
+        cache_ttl_s=rules.cache_ttl.ToMilliseconds() / 1000,
+    )

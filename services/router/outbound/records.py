@@ -20,6 +20,7 @@ from services.router.classes import NUMBERS
 from services.router.core.attempts import LostAttempt
 from services.router.core.endings import Ended
 from services.router.core.requests import Decision, Request
+from services.router.degradations import done, messages
 
 _MOST_AT_ONCE = 500  # records in one message, about 100 KiB
 _GATHER_S = 0.05  # records wait this long for company
@@ -137,6 +138,7 @@ def message(record: Record) -> pb.RequestRecord:
         attempts=ended.attempts,
         hedged=ended.hedged,
         hedge_won=ended.hedge_won,
+        degradations=messages(done(record.request.decision, ended)),
     )
     _write(encoded.received_at, ended.began_unix_s)
     _write(encoded.duration, ended.duration_s)

@@ -15,6 +15,7 @@ from services.runtime.inbound.chat_requests import demand, field_names
 from services.runtime.inbound.owners import Owner
 from services.runtime.inbound.patience import EngineStalled
 from services.runtime.inbound.refusals import ERRORS, fields_named
+from services.runtime.inbound.reports import said_first
 from services.runtime.inbound.serving import Serving
 
 SERVICE = "evenflow.openai.v1.ChatService"
@@ -47,7 +48,7 @@ class ChatServicer(ChatServiceServicer):
                 async for step in steps:
                     if report.is_first(step):
                         # Envoy hedges and retries until it sees these, so not a token later
-                        await context.send_initial_metadata(report.opening())
+                        await context.send_initial_metadata(report.headers())
                     written.append(step)
             reason = written[-1].finish_reason
             assert reason is not None, "an engine's last step has one"
@@ -63,9 +64,10 @@ class ChatServicer(ChatServiceServicer):
             try:
                 async with aclosing(self._serving.run(demand(chat), report, context)) as steps:
                     async for step in steps:
-                        if report.is_first(step) and report.opening():
-                            await context.send_initial_metadata(report.opening())
-                        yield events.chunk(step, first=report.is_first(step))
+                        first = report.is_first(step)
+                        if first:
+                            await said_first(report, context)
+                        yield events.chunk(step, first=first)
             except tuple(_BROKEN) as error:
                 if report.has_begun:
                     yield events.error(error, _BROKEN[type(error)])

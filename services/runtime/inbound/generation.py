@@ -11,9 +11,8 @@ from evenflow.inference.v1.inference_service_pb2_grpc import InferenceServiceSer
 from services.runtime.core.demands import MAX_MESSAGES, Chat, Demand, Prompt, Text, Tokens
 from services.runtime.core.engine import FinishReason, InvalidInput, Message, Step
 from services.runtime.core.sampling import InvalidSampling, Sampling
-from services.runtime.inbound.owners import Owner
 from services.runtime.inbound.refusals import fields_named
-from services.runtime.inbound.reports import Report
+from services.runtime.inbound.reports import Report, said_first
 from services.runtime.inbound.serving import Serving
 
 T = TypeVar("T")
@@ -49,9 +48,8 @@ class GenerationServicer(InferenceServiceServicer):
             async with aclosing(self._serving.run(_demand(request), report, context)) as steps:
                 async for step in steps:
                     if report.is_first(step):
-                        if report.opening():
-                            await context.send_initial_metadata(report.opening())
-                        yield pb.GenerateResponse(started=self._started(report.owner))
+                        await said_first(report, context)
+                        yield pb.GenerateResponse(started=self._started(report))
                     yield pb.GenerateResponse(delta=_delta(step))
                     if step.finish_reason is not None:
                         yield pb.GenerateResponse(finished=_finished(step.finish_reason, report))
@@ -72,14 +70,17 @@ class GenerationServicer(InferenceServiceServicer):
             ids = await self._serving.encode(request.model, _prompt(request), context)
             return pb.CountTokensResponse(tokens=len(ids))
 
-    def _started(self, owner: Owner) -> pb.Started:
+    def _started(self, report: Report) -> pb.Started:
         engine = self._serving.engine
         return pb.Started(
-            request_id=owner.request_id,
+            request_id=report.owner.request_id,
             model=engine.model,
             model_version=engine.version,
             endpoint=self._serving.endpoint,
             engine=engine.name,
+            degradations=[
+                pb.Degradation(rung=each.rung, reason=each.reason) for each in report.degradations
+            ],
         )
 
 

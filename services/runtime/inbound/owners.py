@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import grpc
 
+from services.runtime.core.degrading import AS_ASKED, Degradation, Orders
 from services.runtime.core.engine import InvalidInput
 from services.runtime.core.limits import TenantLimits
 
@@ -27,6 +28,7 @@ class Owner:
     limits: TenantLimits
     pool: str  # the boundary that the tenant stays in; empty: the shared pool
     attempt: int = 1  # of the gateway's at this request: above 1, a retry or a hedge
+    orders: Orders = AS_ASKED
 
     @classmethod
     def of(cls, context: grpc.aio.ServicerContext) -> "Owner":
@@ -49,7 +51,18 @@ class Owner:
             ),
             pool=said.get("pool", ""),
             attempt=_number(said, _ATTEMPT) if _ATTEMPT in said else 1,
+            orders=_orders(said) if "degradations" in said else AS_ASKED,
         )
+
+
+def _orders(said: Mapping[str, str]) -> Orders:
+    pairs = [each.partition("=") for each in said["degradations"].split(",")]
+    return Orders(
+        degradations=tuple(Degradation(rung, reason) for rung, _, reason in pairs if reason),
+        model=said.get("model", ""),
+        output_tokens=_number(said, "output-cap") if "output-cap" in said else 0,
+        prompt_tokens=_number(said, "context-cap") if "context-cap" in said else 0,
+    )
 
 
 def _text(said: Mapping[str, str], key: str) -> str:

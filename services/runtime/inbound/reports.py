@@ -1,12 +1,17 @@
 """What a request took, told once when it ends: in its trailers, its span and its log line."""
 
+from collections.abc import Iterable
+
 import grpc
 from opentelemetry import trace
 
 from services.chassis.logs import add_facts
 from services.runtime.core.attempts import Attempt
+from services.runtime.core.degrading import Degradation
 from services.runtime.core.engine import Engine, Step
 from services.runtime.inbound.owners import Owner
+
+DEGRADATIONS_HEADER = "x-evenflow-degradations"
 
 
 class Report:
@@ -18,6 +23,8 @@ class Report:
         self.prompt_tokens = 0
         self.cached_tokens = 0
         self.output_tokens = 0
+        self.output_cut = False
+        self.prompt_cut = False
         self._engine = engine
         self._first: Step | None = None
         self._finish_reason = ""
@@ -26,6 +33,22 @@ class Report:
     def has_begun(self) -> bool:
         """Whether a token was made."""
         return self._first is not None
+
+    @property
+    def degradations(self) -> tuple[Degradation, ...]:
+        """Those that were done, in the router's order."""
+        return self.owner.orders.done(output_cut=self.output_cut, prompt_cut=self.prompt_cut)
+
+    def headers(self) -> tuple[tuple[str, str], ...]:
+        """What is known with the first token: what was degraded, and by which attempt."""
+        done = self.degradations
+        return (((DEGRADATIONS_HEADER, _text(done)),) if done else ()) + self._attempt_header()
+
+    def _attempt_header(self) -> tuple[tuple[str, str], ...]:
+        """If it is not the first: Envoy knows who answered, but tells the router of the attempt
+        that it sent last."""
+        attempt = self.owner.attempt
+        return (("x-evenflow-attempt", str(attempt)),) if attempt > 1 else ()
 
     def is_first(self, step: Step) -> bool:
         return step is self._first
@@ -49,14 +72,6 @@ class Report:
             has_begun=self.has_begun,
         )
 
-    def opening(self) -> tuple[tuple[str, str], ...]:
-        """For the headers, which go with the first token: which attempt answers, if not the first.
-
-        Envoy knows who answered, but tells the router of the attempt that it sent last.
-        """
-        attempt = self.owner.attempt
-        return (("x-evenflow-attempt", str(attempt)),) if attempt > 1 else ()
-
     def end(self, context: grpc.aio.ServicerContext) -> None:
         context.set_trailing_metadata(self._trailers())
         self._describe(trace.get_current_span())
@@ -69,6 +84,7 @@ class Report:
             cached_tokens=self.cached_tokens,
             output_tokens=self.output_tokens,
             attempt=self.owner.attempt,
+            **({"degraded": _text(self.degradations)} if self.degradations else {}),
         )
 
     def _trailers(self) -> tuple[tuple[str, str], ...]:
@@ -78,7 +94,7 @@ class Report:
             ("x-evenflow-output-tokens", str(self.output_tokens)),
             ("x-evenflow-model-version", self._engine.version),
             ("x-evenflow-engine", self._engine.name),
-            *self.opening(),
+            *self._attempt_header(),
         )
 
     def _describe(self, span: trace.Span) -> None:
@@ -100,5 +116,17 @@ class Report:
                 "evenflow.attempt": self.owner.attempt,
             }
         )
+        if done := self.degradations:
+            span.set_attribute("evenflow.degradations", _text(done))
         if self._finish_reason:
             span.set_attribute("gen_ai.response.finish_reasons", [self._finish_reason])
+
+
+async def said_first(report: Report, context: grpc.aio.ServicerContext) -> None:
+    """Sends the headers where they say something; else they leave with the first message."""
+    if headers := report.headers():
+        await context.send_initial_metadata(headers)
+
+
+def _text(done: Iterable[Degradation]) -> str:
+    return ",".join(map(str, done))

@@ -15,6 +15,7 @@ from services.chassis.deadline import Deadline
 from services.runtime.core.demands import Chat, Demand, Prompt, Text, check_size
 from services.runtime.core.engine import Engine, Job, Step
 from services.runtime.core.limits import output_tokens
+from services.runtime.core.trimming import trimmed
 from services.runtime.inbound.attempts import AttemptLog
 from services.runtime.inbound.owners import Owner
 from services.runtime.inbound.patience import Patience
@@ -78,12 +79,12 @@ class Serving:
         self.attempts.follow(report, context)
         self._enter()
         try:
-            self._check(demand.model)
+            self._check(report.owner.orders.model or demand.model)
             deadline = Deadline.of(context)
             async with self.patience.until(deadline):
-                prompt = await self._encoded(demand.prompt)
+                prompt = await self._prompt(demand.prompt, report)
             report.prompt_tokens = len(prompt)
-            job = self._job(demand, report.owner, prompt)
+            job = self._job(demand, report, prompt)
             async with aclosing(self._steps(job, deadline, report)) as steps:
                 async for step in steps:
                     yield step
@@ -109,21 +110,29 @@ class Serving:
         finally:
             span.end()
 
-    def _job(self, demand: Demand, owner: Owner, prompt: Sequence[int]) -> Job:
+    def _job(self, demand: Demand, report: Report, prompt: Sequence[int]) -> Job:
+        owner = report.owner
         return Job(
             # An arm of a hedge or a retry has the same id, and may come to the same engine.
             request_id=f"{owner.request_id}-{next(_arms)}",
             prompt=prompt,
-            max_output_tokens=output_tokens(
-                demand.max_output_tokens,
-                prompt_tokens=len(prompt),
-                max_context_tokens=self.engine.max_context_tokens,
-                tenant=owner.limits,
-            ),
+            max_output_tokens=self._output_tokens(demand, report, prompt_tokens=len(prompt)),
             sampling=demand.sampling,
             priority=owner.priority,
             cache_salt=owner.cache_salt,
         )
+
+    def _output_tokens(self, demand: Demand, report: Report, *, prompt_tokens: int) -> int:
+        orders, asked = report.owner.orders, demand.max_output_tokens
+        allowed = output_tokens(
+            orders.output(asked),
+            prompt_tokens=prompt_tokens,
+            max_context_tokens=self.engine.max_context_tokens,
+            tenant=report.owner.limits,
+        )
+        most = orders.output(allowed) or allowed
+        report.output_cut = most < (asked or allowed)
+        return most
 
     def _check(self, model: str) -> None:
         if self.draining:
@@ -132,6 +141,15 @@ class Serving:
             raise ModelNotFound(f"this runtime serves {self.engine.model}, got {model[:100]!a}")
         if not self.ready:
             raise NotReady("the model is still being read")
+
+    async def _prompt(self, prompt: Prompt, report: Report) -> Sequence[int]:
+        most_tokens = report.owner.orders.prompt_tokens
+        if not most_tokens or not isinstance(prompt, Chat):
+            return await self._encoded(prompt)
+        check_size(prompt, self.engine.max_context_tokens)
+        left = await trimmed(prompt.messages, self.engine.encode_chat, most_tokens=most_tokens)
+        report.prompt_cut = left.left_out > 0
+        return left.ids
 
     async def _encoded(self, prompt: Prompt) -> Sequence[int]:
         check_size(prompt, self.engine.max_context_tokens)

@@ -21,6 +21,14 @@ class Outcome(NamedTuple):
     reason: str  # empty: none
 
 
+class Degraded(NamedTuple):
+    """One rung of the degradation ladder, as requests took it."""
+
+    rung: str
+    reason: str
+    workload_class: str
+
+
 @dataclass(slots=True, kw_only=True)
 class SeriesTotals:
     """Of one model, tenant and workload class. Counters run since the start."""
@@ -54,6 +62,7 @@ class Aggregates:
         self._series: dict[Series, SeriesTotals] = {}
         self._models: dict[str, ModelTotals] = {}
         self._lost: dict[str, Counter[str]] = {}
+        self._degraded: Counter[Degraded] = Counter()
 
     @property
     def series(self) -> Mapping[Series, SeriesTotals]:
@@ -72,6 +81,10 @@ class Aggregates:
         tokens = self._lost.setdefault(self._labels.tenant(attempt.tenant), Counter())
         _count_tokens(tokens, attempt.usage)
 
+    @property
+    def degraded(self) -> Mapping[Degraded, int]:
+        return self._degraded
+
     def take(self, seen: Observation, now_s: float) -> "Named":
         """Counts one request, and returns the names that it was counted under."""
         series = self._labels.series(seen)
@@ -88,6 +101,9 @@ class Aggregates:
             _count_tokens(totals.tokens, seen.usage)
             totals.tokens["expected_cached_prompt"] += seen.expected_cached_tokens
         self._take_model(series.model, seen, named.error_type)
+        for each in seen.degradations:
+            rung, reason = self._labels.rung(*each)
+            self._degraded[Degraded(rung, reason, series.workload_class)] += 1
         return named
 
     def _take_model(self, model: str, seen: Observation, error_type: str) -> None:

@@ -12,6 +12,7 @@ from services.telemetry.core.records import Observation
 
 OTHER = "other"
 NOBODY = "nobody"  # the tenant of callers whom policy does not know
+MAX_RUNGS = 32  # pairs of a rung and its reason; docs/degradation.md has some ten
 MAX_REASONS = 64  # docs/reasons.md has some 20
 _MAX_CHARS = 128
 
@@ -33,6 +34,7 @@ class Labels:
         self._tenants = _FirstCome[str](max_tenants)
         self._models = _FirstCome[str](max_models)
         self._reasons = _FirstCome[str](MAX_REASONS)
+        self._rungs = _FirstCome[tuple[str, str]](MAX_RUNGS)
         self._series = _FirstCome[Series](max_series)
 
     def series(self, observation: Observation) -> Series:
@@ -53,6 +55,10 @@ class Labels:
     def reason(self, observation: Observation) -> str:
         """Empty when there was none."""
         return _bounded(self._reasons, observation.reason) if observation.reason else ""
+
+    def rung(self, rung: str, reason: str) -> tuple[str, str]:
+        fits = max(len(rung), len(reason)) <= _MAX_CHARS
+        return (rung, reason) if fits and self._rungs.admits((rung, reason)) else (OTHER, OTHER)
 
 
 class _FirstCome(Generic[K]):

@@ -73,6 +73,7 @@ class Observation:
     hedged: bool = False
     hedge_won: bool = False
     expected_cached_tokens: int = 0  # in the prefix cache, by the router
+    degradations: tuple[tuple[str, str], ...] = ()  # rung and reason of each
 
     def __post_init__(self) -> None:
         times = (self.queue_wait_s, self.time_to_first_token_s, self.duration_s)

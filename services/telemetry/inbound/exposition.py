@@ -141,7 +141,7 @@ class MeshCollector(Collector):
             attempts.add_metric(series, totals.attempts)
             for won_or_lost, count in totals.hedges.items():
                 hedges.add_metric((*series, won_or_lost), count)
-        return iter((requests, tokens, attempts, hedges))
+        return iter((requests, tokens, attempts, hedges, self._degraded()))
 
     def _lost_tokens(self) -> Metric:
         family = CounterMetricFamily(
@@ -152,6 +152,16 @@ class MeshCollector(Collector):
         for tenant, tokens in self._aggregates.lost_tokens.items():
             for kind, count in tokens.items():
                 family.add_metric((tenant, kind), count)
+        return family
+
+    def _degraded(self) -> Metric:
+        family = CounterMetricFamily(
+            "evenflow_degraded_requests",
+            "Requests that took a rung of the degradation ladder, and why.",
+            labels=("rung", "reason", "workload_class"),
+        )
+        for degraded, count in self._aggregates.degraded.items():
+            family.add_metric(degraded, count)
         return family
 
     def _endpoint_states(self) -> Metric:

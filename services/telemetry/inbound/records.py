@@ -107,6 +107,7 @@ def decode(record: pb.RequestRecord) -> Observation:
         hedged=record.hedged,
         hedge_won=record.hedge_won,
         expected_cached_tokens=record.expected_cached_tokens,
+        degradations=tuple((each.rung, each.reason) for each in record.degradations),
     )
 
 

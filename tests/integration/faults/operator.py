@@ -23,6 +23,11 @@ class Operator:
         listed = await self.router.ListEndpoints(pb.ListEndpointsRequest(), timeout=CALL_S)
         return {each.address: each for each in listed.endpoints}
 
+    async def policy_version(self) -> str:
+        listed = await self.router.ListEndpoints(pb.ListEndpointsRequest(), timeout=CALL_S)
+        version: str = listed.policy_version
+        return version
+
     async def until_serving(self, *, within_s: float) -> None:
         """The router answers, has tenants, and every runtime is ready."""
         request = pb.ListEndpointsRequest()

@@ -194,6 +194,8 @@ def test_explain_tells_a_request_s_story(tmp_path: Path) -> None:
         hedge_delay=Duration(nanos=120_000_000),
         hedge_sent=True,
         winning_attempt=2,
+        degradations=[pb.Degradation(rung="smaller_output", reason="saturated")],
+        skipped_rungs=["fallback_model=saturated: tenant acme may not use tiny"],
     )
 
     with scripted_mesh(Script(explained=explained), tmp_path, service="router") as mesh:
@@ -210,6 +212,8 @@ def test_explain_tells_a_request_s_story(tmp_path: Path) -> None:
     assert "-82" in result.stdout
     assert "lacks 7 of KV" in result.stdout
     assert "and 990 more: unreachable" in result.stdout
+    assert "degraded  smaller_output, because saturated" in result.stdout
+    assert "tenant acme may not use tiny" in result.stdout
     assert (unknown.exit_code, "REQUEST_NOT_FOUND" in unknown.stderr) == (1, True)
 
 

@@ -14,8 +14,8 @@ from evenflow.policy.v1 import tenant_service_pb2 as pb
 from evenflow.policy.v1.tenant_service_pb2_grpc import TenantServiceStub
 from services.chassis.environ import address
 from services.chassis.identity import TlsFiles, channel
-from services.policy.core.tenants import Policy
-from services.policy.inbound.tenants import TenantServicer
+from services.policy.core.tenants import ClassRules, Policy, Rung, Step, Trigger, WorkloadClass
+from services.policy.inbound.tenants import TenantServicer, encode
 from services.policy.main import build_server
 from tests.identities import Identities
 from tests.unit.policy.policies import policy, tenant
@@ -174,3 +174,22 @@ def test_nobody_else_sees_who_the_tenants_are(
         asyncio.run(scenario())
 
     assert caught.value.code() is grpc.StatusCode.PERMISSION_DENIED
+
+
+def test_a_ladder_arrives_in_order() -> None:
+    rungs = (
+        Rung(when=Trigger.SATURATED, step=Step.SMALLER_OUTPUT, tokens=128),
+        Rung(when=Trigger.SATURATED, step=Step.SMALLER_CONTEXT, tokens=1024),
+        Rung(when=Trigger.MODEL_UNHEALTHY, step=Step.FALLBACK_MODEL, model="small"),
+        Rung(when=Trigger.DEADLINE_AT_RISK, step=Step.REFUSE),
+    )
+    rules = ClassRules(workload_class=WorkloadClass.INTERACTIVE, ladder=rungs)
+
+    (encoded,) = encode(Policy("v1", (), (rules,))).classes
+
+    assert list(encoded.ladder) == [
+        pb.Rung(trigger=pb.DEGRADATION_TRIGGER_SATURATED, smaller_output=128),
+        pb.Rung(trigger=pb.DEGRADATION_TRIGGER_SATURATED, smaller_context=1024),
+        pb.Rung(trigger=pb.DEGRADATION_TRIGGER_MODEL_UNHEALTHY, fallback_model="small"),
+        pb.Rung(trigger=pb.DEGRADATION_TRIGGER_DEADLINE_AT_RISK, refuse=pb.Refusal()),
+    ]

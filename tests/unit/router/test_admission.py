@@ -2,16 +2,15 @@ from typing import Any
 
 import pytest
 
-from services.router.core.admission import decide
 from services.router.core.demands import Demand, InvalidDemand, Output, Prompt, WorkloadClass
 from services.router.core.endpoints import Endpoints, Readiness
 from services.router.core.tenants import Tenant
 from services.router.core.verdicts import Admitted, Reason, Refused
 from tests.unit.router.values import (
-    LIMITS,
     A,
     B,
     busy,
+    decided,
     demand,
     endpoints,
     model,
@@ -43,7 +42,7 @@ def verdict_on(
 ) -> Admitted | Refused:
     there = known or endpoints(A, B)
     seen = pool(there, busy(tokens or {}))
-    return decide(asked, of or tenant(), seen, remaining_s=remaining_s, limits=LIMITS)
+    return decided(asked, of or tenant(), seen, remaining_s)
 
 
 def test_goes_to_the_endpoint_with_the_fewest_tokens_first() -> None:

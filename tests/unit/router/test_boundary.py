@@ -2,7 +2,6 @@
 
 import pytest
 
-from services.router.core.admission import decide
 from services.router.core.endpoints import OUTSIDE, Endpoints
 from services.router.core.models import Catalogue, ModelNotFound
 from services.router.core.tenants import Tenant
@@ -13,6 +12,7 @@ from tests.unit.router.values import (
     A,
     B,
     check_request,
+    decided,
     demand,
     ended,
     endpoints,
@@ -36,7 +36,7 @@ def known(*, vault: str = B) -> Endpoints:
 
 
 def verdict(of: Tenant, there: Endpoints) -> Admitted | Refused:
-    return decide(demand(), of, pool(there), remaining_s=None, limits=LIMITS)
+    return decided(demand(), of, pool(there))
 
 
 def addresses(of: Tenant, there: Endpoints) -> list[str]:

@@ -13,7 +13,8 @@ from services.router.core.circuits import OPENS_AFTER, TRIED_AGAIN_AFTER_S, Outc
 from services.router.core.verdicts import Reason
 from services.router.inbound.answers import DEADLINE_EXCEEDED, UNAVAILABLE, Answer, grpc_code
 from services.router.inbound.asked import Question
-from services.router.inbound.check import Check, Mesh
+from services.router.inbound.check import Check
+from services.router.inbound.mesh import Mesh
 from tests.unit.router.values import (
     KEY,
     LIMITS,

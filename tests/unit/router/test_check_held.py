@@ -17,11 +17,12 @@ from services.router.core.requests import Decision
 from services.router.core.saturation import Saturation
 from services.router.core.tenants import Tenants
 from services.router.core.verdicts import Reason
-from services.router.inbound import check
+from services.router.inbound import judgements
 from services.router.inbound.answers import FAILED, Answer
 from services.router.inbound.asked import Question
-from services.router.inbound.check import Check, Mesh
+from services.router.inbound.check import Check
 from services.router.inbound.line import Held, Line, Turn
+from services.router.inbound.mesh import Mesh
 from tests import virtual_time
 from tests.unit.router.test_check import headers, reason
 from tests.unit.router.test_check_trace import TRACEPARENT
@@ -319,7 +320,7 @@ def test_a_bug_at_its_turn_leaves_nobody_waiting() -> None:
 def test_the_span_covers_the_wait_and_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
     exporter, provider = InMemorySpanExporter(), TracerProvider()
     provider.add_span_processor(SimpleSpanProcessor(exporter))
-    monkeypatch.setattr(check, "_tracer", provider.get_tracer("test"))
+    monkeypatch.setattr(judgements, "_tracer", provider.get_tracer("test"))
 
     async def scenario(router: Router) -> None:
         router.held(traceparent=f"{TRACEPARENT}01")

@@ -5,7 +5,7 @@ from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
-from services.router.inbound import check
+from services.router.inbound import judgements
 from tests.unit.router.test_check import answer
 from tests.unit.router.values import A, check_request, mesh
 
@@ -17,7 +17,7 @@ def spans(monkeypatch: pytest.MonkeyPatch) -> InMemorySpanExporter:
     exporter = InMemorySpanExporter()
     provider = TracerProvider()
     provider.add_span_processor(SimpleSpanProcessor(exporter))
-    monkeypatch.setattr(check, "_tracer", provider.get_tracer("test"))
+    monkeypatch.setattr(judgements, "_tracer", provider.get_tracer("test"))
     return exporter
 
 

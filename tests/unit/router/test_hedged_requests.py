@@ -15,8 +15,9 @@ from services.router.core.hedging import Hedging
 from services.router.core.inflight import Load
 from services.router.inbound.access_log import AccessLogServicer
 from services.router.inbound.answers import Answer
-from services.router.inbound.check import Check, Mesh
+from services.router.inbound.check import Check
 from services.router.inbound.log_entries import Arm, arm, ended
+from services.router.inbound.mesh import Mesh
 from services.router.inbound.operator import explained
 from tests import virtual_time
 from tests.unit.router.test_log_entries import USAGE, entry

@@ -27,8 +27,8 @@ from services.router.core.models import Catalogue
 from services.router.core.requests import Request
 from services.router.inbound.access_log import AccessLogServicer
 from services.router.inbound.asked import Question
-from services.router.inbound.check import Mesh
 from services.router.inbound.discovery import Discovery
+from services.router.inbound.mesh import Mesh
 from services.router.servers import check_socket, sidecar_server
 from tests.unit.router.test_log_entries import USAGE, entry
 from tests.unit.router.values import LIMITS, A, B, check_request, lessons, mesh

@@ -7,21 +7,23 @@ from dataclasses import replace
 from typing import Any
 
 from evenflow.inference.v1 import inference_service_pb2 as inference_pb
-from services.router.core.admission import Pool, TimeLimits
+from services.router.core.admission import Pool, TimeLimits, never, place
 from services.router.core.attempts import LostAttempt
 from services.router.core.circuits import Circuits
 from services.router.core.demands import Demand, Output, Prompt, WorkloadClass
 from services.router.core.endings import Ended, Usage
 from services.router.core.endpoints import Endpoints, ModelState, Readiness, RuntimeState
 from services.router.core.inflight import Slot
+from services.router.core.ladder import Climb
 from services.router.core.picking import Filter, Picker
 from services.router.core.requests import Decision, Requests
 from services.router.core.tenants import ApiKey, CacheSalts, PolicyView, Tenant, Tenants
+from services.router.core.verdicts import Verdict
 from services.router.inbound.answers import Answer
 from services.router.inbound.asked import Question
-from services.router.inbound.check import Mesh
 from services.router.inbound.lessons import Lessons
 from services.router.inbound.line import Held
+from services.router.inbound.mesh import Mesh
 
 GENERATE = "/evenflow.inference.v1.InferenceService/Generate"
 A, B = "127.0.0.1:9101", "127.0.0.1:9102"
@@ -99,6 +101,13 @@ def pool(known: Endpoints, requests: Requests | None = None, *filters: Filter) -
     return Pool(picker(known, requests, *filters), now_s=0.0, salt="salt of acme")
 
 
+def decided(asked: Demand, whose: Tenant, where: Pool, remaining_s: float | None = None) -> Verdict:
+    """As Check does where nobody has to wait and no class has a ladder."""
+    refused = never(asked, whose, where, remaining_s=remaining_s)
+    climb = Climb(asked)
+    return refused or place(climb, whose, where, remaining_s=remaining_s, limits=LIMITS)
+
+
 def busy(tokens: Mapping[str, int]) -> Requests:
     """One request of so many prompt tokens under way at each address."""
     requests = Requests()
@@ -121,7 +130,7 @@ def headers_of(answer: Answer | Held) -> Mapping[str, str]:
 
 
 def lessons(of: Mesh) -> Lessons:
-    return Lessons(of.circuits, of.outliers, of.hedging)
+    return Lessons(of.circuits, of.outliers, of.hedging, of.experience)
 
 
 def decision(request_id: str = "r1", **changes: Any) -> Decision:

@@ -5,6 +5,7 @@ import time
 from prometheus_client.parser import text_string_to_metric_families
 
 from services.telemetry.core.aggregates import Aggregates
+from services.telemetry.core.labels import MAX_RUNGS
 from services.telemetry.core.records import LostAttempt, Usage
 from services.telemetry.inbound.exposition import MeshCollector, rendering
 from tests.unit.telemetry.observations import REFUSED, aggregates, observed
@@ -160,3 +161,26 @@ def test_those_who_wait_are_counted_by_band() -> None:
 
     assert value(counted, "evenflow_queued_requests", band="interactive") == 0
     assert value(counted, "evenflow_queued_requests", band="batch") == 3
+
+
+def test_degraded_requests_are_counted_by_rung_reason_and_class() -> None:
+    counted = aggregates()
+    rungs = (("smaller_output", "saturated"), ("fallback_model", "model_unhealthy"))
+    for degradations in (rungs, rungs[:1], ()):
+        counted.take(observed(degradations=degradations), now_s=0.0)
+
+    name, of = "evenflow_degraded_requests_total", {"workload_class": "interactive"}
+    assert value(counted, name, rung="smaller_output", reason="saturated", **of) == 2
+    assert value(counted, name, rung="fallback_model", reason="model_unhealthy", **of) == 1
+
+
+def test_rungs_are_bounded_whatever_a_router_says() -> None:
+    counted = aggregates()
+    for at in range(100):
+        counted.take(observed(degradations=((f"rung-{at}", "x"),)), now_s=0.0)
+    counted.take(observed(degradations=(("y" * 1000, "x"),)), now_s=0.0)
+
+    found = [each for each, _ in samples(counted) if each == "evenflow_degraded_requests_total"]
+    assert len(found) == MAX_RUNGS + 1
+    of = {"rung": "other", "reason": "other", "workload_class": "interactive"}
+    assert value(counted, "evenflow_degraded_requests_total", **of) == 101 - MAX_RUNGS

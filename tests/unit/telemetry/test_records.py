@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 
+from evenflow.inference.v1.inference_service_pb2 import Degradation
 from services.telemetry.core.histograms import REQUEST_DURATION_S, Histogram
 from services.telemetry.core.records import CODES, InvalidObservation, Usage, WorkloadClass
 from services.telemetry.inbound.records import decode
@@ -46,6 +47,12 @@ def test_what_no_request_can_have_done_is_refused(changes: dict[str, Any]) -> No
 
 def test_a_record_is_decoded_whole() -> None:
     assert decode(record()) == ORDINARY
+
+
+def test_degradations_are_decoded_in_order() -> None:
+    rungs = [Degradation(rung="a", reason="x"), Degradation(rung="b", reason="y")]
+
+    assert decode(record(degradations=rungs)).degradations == (("a", "x"), ("b", "y"))
 
 
 def test_what_a_router_leaves_unset_stays_unset() -> None:

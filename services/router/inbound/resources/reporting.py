@@ -25,6 +25,7 @@ from envoy_data_plane.envoy.type.v3 import Percent
 from envoy_data_plane.google.protobuf import Any
 
 from services.router.core.snapshot import DataPlane
+from services.router.degradations import DEGRADATIONS_HEADER
 from services.router.inbound.resources.names import (
     REQUEST_ID_HEADER,
     ROUTER_CLUSTER,
@@ -47,6 +48,7 @@ LOGGED_ANSWER = (
     "x-evenflow-model-version",
     "x-evenflow-engine",
     "x-evenflow-attempt",
+    DEGRADATIONS_HEADER,
 )
 
 
