@@ -148,8 +148,8 @@ def test_a_deadline_that_cannot_be_met_is_refused_at_once(mesh: Mesh) -> None:
             tenant(mesh, "acme") as acme,
             flood(acme, 20 * AT_ONCE, tokens=10 * SHORT, deadline_s=deadline_s) as asked,
         ):
-            # Some of those that waited have gone, which tells the pace. A minute's work is left, and
-            # all of it has earlier deadlines.
+            # Some of those that waited have gone, which tells the pace. A minute's work is left,
+            # and all of it has earlier deadlines.
             await until_answered(asked, 2 * AT_ONCE)
             return await acme.ask(10 * SHORT, deadline_s=deadline_s)
 
