@@ -7,7 +7,6 @@ from statistics import median
 
 import pytest
 
-from evenflow.errors import DeadlineExceeded
 from evenflow.inference.v1.workload_class_pb2 import WORKLOAD_CLASS_BATCH
 from tests.integration.flow.asking import (
     Asked,
@@ -138,25 +137,3 @@ def test_who_leaves_while_waiting_is_gone_at_once_and_takes_no_slot(mesh: Mesh) 
             assert (await globex.ask(1)).answered
 
     asyncio.run(scenario())
-
-
-def test_a_deadline_that_cannot_be_met_is_refused_at_once(mesh: Mesh) -> None:
-    deadline_s = 30.0
-
-    async def scenario() -> Asked:
-        async with (
-            tenant(mesh, "acme") as acme,
-            flood(acme, 20 * AT_ONCE, tokens=10 * SHORT, deadline_s=deadline_s) as asked,
-        ):
-            # Some of those that waited have gone, which tells the pace. A minute's work is left,
-            # and all of it has earlier deadlines.
-            await until_answered(asked, 2 * AT_ONCE)
-            return await acme.ask(10 * SHORT, deadline_s=deadline_s)
-
-    refused = asyncio.run(scenario())
-
-    assert isinstance(refused.error, DeadlineExceeded)
-    assert refused.error.reason == "DEADLINE_UNREACHABLE"
-    assert (refused.error.retry_after_s or 0.0) >= 1.0
-    assert refused.ended_s is not None
-    assert refused.ended_s - refused.begun_s < deadline_s / 5
