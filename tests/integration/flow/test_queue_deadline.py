@@ -18,17 +18,17 @@ def mesh() -> Iterator[Mesh]:
 
 
 def test_a_deadline_that_cannot_be_met_is_refused_at_once(mesh: Mesh) -> None:
-    deadline_s = 30.0
+    deadline_s = 18.0
 
     async def scenario() -> Asked:
         async with (
             tenant(mesh, "acme") as acme,
-            flood(acme, 20 * AT_ONCE, tokens=10 * SHORT, deadline_s=deadline_s) as asked,
+            flood(acme, 20 * AT_ONCE, tokens=4 * SHORT, deadline_s=deadline_s) as asked,
         ):
-            # Some of those that waited have gone, which tells the pace. A minute's work is left,
+            # Some of those that waited have gone, which tells the pace. More work is left than there is time,
             # and all of it has earlier deadlines.
-            await until_answered(asked, 2 * AT_ONCE)
-            return await acme.ask(10 * SHORT, deadline_s=deadline_s)
+            await until_answered(asked, AT_ONCE)
+            return await acme.ask(4 * SHORT, deadline_s=deadline_s)
 
     refused = asyncio.run(scenario())
 
