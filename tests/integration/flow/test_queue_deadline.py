@@ -25,7 +25,7 @@ def test_a_deadline_that_cannot_be_met_is_refused_at_once(mesh: Mesh) -> None:
             tenant(mesh, "acme") as acme,
             flood(acme, 20 * AT_ONCE, tokens=4 * SHORT, deadline_s=deadline_s) as asked,
         ):
-            # Some of those that waited have gone, which tells the pace. More work is left than there is time,
+            # Some that waited have gone, which tells the pace. There is more work left than time,
             # and all of it has earlier deadlines.
             await until_answered(asked, AT_ONCE)
             return await acme.ask(4 * SHORT, deadline_s=deadline_s)
