@@ -7,7 +7,6 @@ from statistics import median
 
 import pytest
 
-from evenflow.errors import DeadlineExceeded
 from evenflow.inference.v1.workload_class_pb2 import WORKLOAD_CLASS_BATCH
 from tests.integration.flow.asking import (
     Asked,
@@ -99,7 +98,7 @@ def test_nobody_waits_behind_a_flood(mesh: Mesh) -> None:
 
 
 def test_batches_wait_for_people_and_yet_go_on(mesh: Mesh) -> None:
-    people, batches = 12 * AT_ONCE, 2 * AT_ONCE
+    people, batches = 8 * AT_ONCE, 6 * AT_ONCE  # of these less than half are the batches' share
 
     async def scenario() -> tuple[list[Asked], list[Asked]]:
         asked, batch = list[Asked](), list[Asked]()
@@ -138,25 +137,3 @@ def test_who_leaves_while_waiting_is_gone_at_once_and_takes_no_slot(mesh: Mesh) 
             assert (await globex.ask(1)).answered
 
     asyncio.run(scenario())
-
-
-def test_a_deadline_that_cannot_be_met_is_refused_at_once(mesh: Mesh) -> None:
-    deadline_s = 60.0
-
-    async def scenario() -> Asked:
-        async with (
-            tenant(mesh, "acme") as acme,
-            flood(acme, 100 * AT_ONCE, tokens=4 * SHORT, deadline_s=deadline_s) as asked,
-        ):
-            await until_answered(
-                asked, 4 * AT_ONCE
-            )  # some of them had waited, which tells the pace
-            return await acme.ask(4 * SHORT, deadline_s=deadline_s)
-
-    refused = asyncio.run(scenario())
-
-    assert isinstance(refused.error, DeadlineExceeded)
-    assert refused.error.reason == "DEADLINE_UNREACHABLE"
-    assert (refused.error.retry_after_s or 0.0) >= 1.0
-    assert refused.ended_s is not None
-    assert refused.ended_s - refused.begun_s < deadline_s / 5
