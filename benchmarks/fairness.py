@@ -30,14 +30,13 @@ ENGINE = {
     "RUNTIME_MAX_RUNNING": str(SLOTS),
     "RUNTIME_MAX_CONTEXT_TOKENS": "4096",
     "ROUTER_TRACE_SHARE": "0.01",
+    "ROUTER_INTERACTIVE_QUEUE_S": "200",
 }
 QUIET = {"per_s": 2.5, "prompt_tokens": 200, "least_tokens": 16, "most_tokens": 32}
 LONGEST = 96
-FLOOD = {"prompt_tokens": 64, "least_tokens": 32, "most_tokens": LONGEST, "timeout_ms": 15_000}
-TIMES_ITS_SHARE = 10
-# All slots write all the time; a request takes so many steps, and its prompt's share of some.
-_CAPACITY_PER_S = RUNTIMES * SLOTS / (64 * (STEP_S + SLOTS * 0.0001) + 64 * 0.0001 * SLOTS)
-FLOOD_PER_S = TIMES_ITS_SHARE * _CAPACITY_PER_S / 2
+FLOOD = {"prompt_tokens": 64, "least_tokens": 32, "most_tokens": LONGEST, "timeout_ms": 200_000}
+# At once: ten times its share of the slots.
+FLOOD_AT_ONCE = 10 * RUNTIMES * SLOTS // 2
 BACKLOG = 100  # at once, of each tenant
 VTC_BOUND = 2 * max(INPUT_WEIGHT * 200, OUTPUT_WEIGHT * RUNTIMES * SLOTS * LONGEST)
 SECONDS = 100.0
@@ -90,15 +89,14 @@ class _Bench:
         flood_at: Sequence[str],
         fields: Mapping[str, object],
     ) -> dict[str, Given]:
-        flood = self._ways.demand("flood", flood_at, per_s=FLOOD_PER_S, **FLOOD, **fields)
+        flood = self._ways.demand("flood", flood_at, at_once=FLOOD_AT_ONCE, **FLOOD, **fields)
         return self._load(f"{name} flood", self._quiet(quiet_at), flood)
 
     def _backlogged(self, prefix: str, at: Sequence[str], other_at: Sequence[str]) -> Figures:
-        both = {**FLOOD, "timeout_ms": 60_000}
         given = self._load(
             f"{prefix}backlogged",
-            self._ways.demand("flood", at, at_once=BACKLOG * len(at), **both),
-            self._ways.demand("other", other_at, at_once=BACKLOG, **both),
+            self._ways.demand("flood", at, at_once=BACKLOG * len(at), **FLOOD),
+            self._ways.demand("other", other_at, at_once=BACKLOG, **FLOOD),
         )
         apart = most_apart(given["flood"], given["other"], for_s=self._for_s)
         return {
@@ -134,7 +132,7 @@ def ttft_ms(given: Given, percent: int) -> float:
 
 
 def per_s(given: Given, for_s: float) -> float:
-    """Weighted service, while all arrivals last."""
+    """Weighted service, while all send."""
     begin, end = given.service[int(WARM_S / SAMPLED_EVERY_S)], _at(given, for_s)
     return (end - begin) / (for_s - WARM_S)
 
@@ -167,7 +165,7 @@ def _all_per_s(given: Mapping[str, Given], for_s: float) -> float:
 
 
 def _written(given: Mapping[str, Given], for_s: float) -> float:
-    """Output tokens of what ended while all arrivals lasted."""
+    """Output tokens of what ended while all sent."""
     return sum(
         each.tokens
         for one in given.values()

@@ -137,6 +137,11 @@ class Tenant:
         call = next(self._turns).start(self._headers, self._body(tokens), due_s)
         self.running[id(call)] = call, tokens
 
+    def goes_on(self, now_s: float) -> bool:
+        if self.demand.at_once:
+            return now_s < self._until_s
+        return bool(self.running or self.due)
+
     def sample(self) -> None:
         under_way = sum(self._service_of(call) for call, _ in self.running.values())
         self.given.service.append(self._service + under_way)
@@ -182,7 +187,8 @@ class Tenant:
 
 
 def run(order: Order) -> dict[str, Given]:
-    """Until every call has ended. By the demands' names."""
+    """Until every call of the open loops has ended; what closed loops still have is cancelled.
+    By the demands' names."""
     tenants = [Tenant(each, order, order.seed) for each in order.demands]
     longest_s = max(each.timeout_ms for each in order.demands) / 1000
     with selectors.DefaultSelector() as selector:
@@ -194,7 +200,8 @@ def run(order: Order) -> dict[str, Given]:
             each.begin(began_s)
         _turn(tenants, selector, give_up_at_s=began_s + order.for_s + longest_s + GIVE_UP_S)
     for each in tenants:
-        each.give_up()
+        if not each.demand.at_once:
+            each.give_up()
     return {each.demand.name: each.given for each in tenants}
 
 
@@ -202,7 +209,7 @@ def _turn(
     tenants: Sequence[Tenant], selector: selectors.BaseSelector, *, give_up_at_s: float
 ) -> None:
     sample_at_s = now_s = time.perf_counter()
-    while any(each.running or each.due for each in tenants) and now_s < give_up_at_s:
+    while now_s < give_up_at_s and any(each.goes_on(now_s) for each in tenants):
         next_s = min((each.due[0] for each in tenants if each.due), default=sample_at_s)
         wait_s = max(0.0, min(next_s, sample_at_s) - now_s)
         for key, _ in selector.select(wait_s):

@@ -225,7 +225,7 @@ def _followers(config: Config, parts: _Parts) -> Iterator[Coroutine[Any, Any, No
 
 def _elsewhere(mesh: Mesh, peers: Sequence[PeerFollower], changes: list[Change]) -> None:
     """What another router has told, or that it is heard no more."""
-    mesh.line.flow.routers = 1 + sum(each.is_heard for each in peers)
+    mesh.line.flow.saturation.routers = 1 + sum(each.is_heard for each in peers)
     tenants = mesh.policy.current(asyncio.get_running_loop().time())
     for each in changes:
         tenant = tenants.by_id(each.tenant) if tenants else None

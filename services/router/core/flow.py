@@ -91,7 +91,6 @@ class FlowControl:
         lets_all_go: bool = False,
     ) -> None:
         self.saturation = saturation
-        self.routers = 1  # of these endpoints, this one among them
         self._lets_all_go = lets_all_go
         self.limits = limits or QueueLimits()
         self._models: dict[str, _Model] = {}
@@ -241,7 +240,7 @@ class FlowControl:
     def _may_take_of_reserve(self, waiting: Waiting) -> bool:
         model = self._model(waiting.model)
         queue = model.queue.bands[waiting.band]
-        slots = self.saturation.slots(waiting.model) / self.routers
+        slots = self.saturation.slots(waiting.model) / self.saturation.routers
         return model.reserve.is_for(waiting, queue.turns, queue.cost(waiting), slots=slots)
 
     def _first_for_reserve(self, model: _Model) -> Waiting | None:

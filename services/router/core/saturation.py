@@ -49,11 +49,13 @@ class _Room:
     sent_tokens: int = 0
     ended: int = 0  # since then
     ends_per_s: float = 0.0
+    routers: int = 1
 
     @property
     def under_way(self) -> int:
         others = max(0, self.reported - self.ours_then)
-        return min(self.ours + others, self.reported + len(self.sent))
+        theirs = len(self.sent) * (self.routers - 1)  # others saw the same room in the same report
+        return min(self.ours + others, self.reported + len(self.sent)) + theirs
 
     @property
     def is_open(self) -> bool:
@@ -86,6 +88,7 @@ class Saturation:
         self._serving: dict[str, set[str]] = {}  # model to addresses
         self._open: dict[str, dict[str, None]] = {}  # likewise; who was picked last comes last
         self._slots: dict[str, int] = {}  # likewise, of those that keep some
+        self.routers = 1  # that send to these endpoints
         self._shut = shut
         self.full: set[str] = set()  # addresses that can start nothing now
         self.full_but_kept: set[str] = set()  # likewise, where they keep their free slots
@@ -126,6 +129,7 @@ class Saturation:
         self._refresh(endpoint.address, room)
 
     def _resize(self, room: _Room, max_running: int) -> None:
+        room.routers = self.routers
         room.kept = int(max_running * KEPT)
         shared = max_running if room.kept else 0
         for model in room.models:

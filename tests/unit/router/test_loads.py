@@ -6,6 +6,7 @@ from hypothesis import strategies as st
 
 from services.router.core.bands import Band
 from services.router.core.fairness import OUTPUT_WEIGHT
+from services.router.core.flow import QueueLimits
 from tests.unit.router.virtual_mesh import Engine, Load, VirtualMesh
 
 SETTLED_S = 8.0
@@ -13,6 +14,8 @@ SLOTS = 128
 # VTC's: two tenants that both wait differ by twice what a full batch may write, 96 tokens each.
 BOUND = 2 * OUTPUT_WEIGHT * SLOTS * 96
 QUIET = Load(tenant="quiet", per_s=5, prompt_tokens=200, least_tokens=16, most_tokens=32)
+# A flood that waits for as long as it takes, so that nothing of it dies half done.
+PATIENT = QueueLimits(of_a_tenant=1000, longest_s=dict.fromkeys(Band, 1000.0))
 FLOOD = Load(tenant="flood", per_s=100, timeout_s=30)
 
 
@@ -106,15 +109,16 @@ def test_the_endpoints_stay_busy_though_routers_yield() -> None:
 def test_a_flood_costs_a_quiet_tenant_little_time_and_the_mesh_little_work(
     band: Band, routers: int
 ) -> None:
-    flood = Load(tenant="flood", per_s=100, timeout_s=30, band=band, routers=tuple(range(routers)))
+    use = tuple(range(routers))
+    flood = Load(tenant="flood", at_once=640 // routers, band=band, routers=use)
     alone = VirtualMesh(QUIET).run(40.0)
 
-    flooded = VirtualMesh(QUIET, flood, routers=routers).run(40.0)
+    flooded = VirtualMesh(QUIET, flood, routers=routers, limits=PATIENT).run(40.0)
     fifo = VirtualMesh(QUIET, flood, routers=routers, fifo=True).run(40.0)
 
     assert ttft_s(flooded, 0.5) < 1.3 * ttft_s(alone, 0.5)
-    assert ttft_s(flooded, 0.95) < 1.5 * ttft_s(alone, 0.95)
-    assert total(flooded) > 0.94 * total(fifo)
+    assert ttft_s(flooded, 0.95) < 1.3 * ttft_s(alone, 0.95)
+    assert total(flooded) > 0.9 * total(fifo)
 
 
 def test_without_a_reserve_a_quiet_tenant_would_wait_for_slots() -> None:

@@ -167,3 +167,26 @@ def test_room_behind_an_open_circuit_is_none_unless_all_are_open() -> None:
 
     shut.add(B)
     assert saturation.has_room("small", 0, NOW_S)
+
+
+def test_others_may_fill_the_same_room_until_the_next_report() -> None:
+    saturation = Saturation()
+    saturation.routers = 2
+    saturation.saw(Endpoint(A, state(max_running=4), reachable=True), NOW_S)
+
+    assert room(saturation) == 3, "of five, and as many by the other"
+
+
+@pytest.mark.parametrize(("max_running", "kept"), [(15, 0), (16, 1), (64, 4)])
+def test_a_sixteenth_stays_free_for_who_has_less_than_its_share(
+    max_running: int, kept: int
+) -> None:
+    saturation = Saturation()
+    known = state(max_running=max_running, running=max_running - kept)
+    saturation.saw(Endpoint(A, known, reachable=True), NOW_S)
+
+    assert saturation.takes(A, 0, NOW_S)
+    assert saturation.has_room("small", 0, NOW_S)
+    assert saturation.takes(A, 0, NOW_S, keeping=True) == (kept == 0)
+    assert saturation.has_room("small", 0, NOW_S, keeping=True) == (kept == 0)
+    assert saturation.slots("small") == (max_running if kept else 0)

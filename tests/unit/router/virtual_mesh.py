@@ -131,7 +131,7 @@ class VirtualMesh:
         self.connected = True
         self._peers: dict[tuple[int, int], tuple[Telling, Peer]] = {}
         for flow in self.flows:
-            flow.routers = routers
+            flow.saturation.routers = routers
         for each in self.engines:
             self._report(each)
         self.connect()
