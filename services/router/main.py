@@ -31,10 +31,14 @@ from services.router.core.requests import Requests
 from services.router.core.snapshot import DataPlane, HostPort
 from services.router.core.tenants import CacheSalts, PolicyView
 from services.router.inbound.access_log import AccessLogServicer
+from services.router.inbound.caching import Caching
 from services.router.inbound.check import Mesh
 from services.router.inbound.check_socket import CheckSocket
 from services.router.inbound.discovery import Discovery
 from services.router.inbound.publishing import Publisher
+from services.router.outbound import answers
+from services.router.outbound.answers import GrpcAnswers
+from services.router.outbound.cache_reports import GrpcCacheReports
 from services.router.outbound.endpoint_states import GrpcEndpointStates, counts
 from services.router.outbound.policy import GrpcPolicy, PolicyFollower
 from services.router.outbound.records import GrpcTelemetry, RecordBuffer
@@ -44,6 +48,7 @@ from services.router.servers import check_socket, operator_server, sidecar_serve
 _SWEEP_EVERY_S = 1.0
 _KNOWN_WITHIN_S = 2.0
 _LOOK_EVERY_S = 0.01
+_TAKEN_WITHIN_S = 0.5  # else their callers have gone
 _LAST_WORDS_S = 0.15  # Envoy tells of an end within 100 ms
 _LONGEST_SOCKET_PATH = 100  # Linux takes 107 bytes, and gRPC needs a few
 
@@ -96,7 +101,7 @@ async def serve(config: Config, salts: CacheSalts) -> None:
         sidecar.listen(Address(f"unix:{config.socket.absolute()}"), None)
         check = check_socket(parts.mesh, _time_limits(config))
         await check.listen(config.check_socket.absolute())
-        doors = _Doors(operator, sidecar, check, parts.discovery, access_log)
+        doors = _Doors(operator, sidecar, check, parts.discovery, access_log, parts.mesh.caching)
         await _serve(doors, drain_s=config.drain_s)
         for each in following:
             each.cancel()
@@ -132,6 +137,7 @@ def _parts(config: Config, salts: CacheSalts) -> _Parts:
             salts,
             Circuits(_say),
             Revocations(gateway.revocations).has_serial,
+            Caching(salts, most_bytes=config.cache_bytes, default_ttl_s=config.cache_ttl_s),
         ),
         catalogue=Catalogue(),
         discovery=discovery,
@@ -158,6 +164,11 @@ def _followers(config: Config, parts: _Parts) -> Iterator[Coroutine[Any, Any, No
     for each in config.runtimes:
         once = partial(runtimes.follow, GrpcRuntime(each.text, tls))
         yield keep(once, what=f"runtime {each}")
+    if mesh.caching.on:
+        for each in config.runtimes:
+            handed_over = GrpcAnswers(each.text, tls, router=mesh.caching.router)
+            follow = partial(answers.follow, handed_over, mesh.caching.cache, clock)
+            yield keep(follow, what=f"answers of runtime {each}")
     policy = PolicyFollower(mesh.policy, clock)
     yield keep(partial(policy.follow, GrpcPolicy(config.policy.text, tls)), what="policy")
     if config.telemetry is not None:
@@ -165,8 +176,11 @@ def _followers(config: Config, parts: _Parts) -> Iterator[Coroutine[Any, Any, No
         yield keep(lambda: telemetry.report(parts.records.batches()), what="telemetry")
         states = GrpcEndpointStates(config.telemetry.text, tls)
         yield keep(lambda: states.report(counts(mesh.endpoints)), what="telemetry's endpoints")
+        if mesh.caching.on:
+            reports = GrpcCacheReports(config.telemetry.text, tls, mesh.caching.cache)
+            yield keep(reports.report, what="telemetry's cache")
     yield parts.publisher.follow_certificate()
-    yield _sweep(mesh.requests, clock)
+    yield _sweep(mesh, clock)
 
 
 async def _wait_until_known(mesh: Mesh) -> None:
@@ -197,6 +211,7 @@ class _Doors:
     check: CheckSocket
     discovery: Discovery
     access_log: AccessLogServicer
+    caching: Caching
 
 
 async def _serve(doors: _Doors, *, drain_s: float) -> None:
@@ -207,6 +222,7 @@ async def _serve(doors: _Doors, *, drain_s: float) -> None:
     await lifecycle.stop_signal()
     _log.info("server.draining", drain_s=drain_s)
     doors.check.drain()
+    await _replays_taken(doors.caching)
     async with asyncio.TaskGroup() as draining:
         for server in (doors.sidecar, doors.operator):
             draining.create_task(lifecycle.drain(server, drain_s=drain_s))
@@ -217,11 +233,23 @@ async def _serve(doors: _Doors, *, drain_s: float) -> None:
     doors.check.close()
 
 
-async def _sweep(requests: Requests, clock: Callable[[], float]) -> None:
-    """Frees the slots of requests whose end was never reported."""
+async def _replays_taken(caching: Caching) -> None:
+    """Envoy is on its way here for these; a server that drains would turn it away."""
+    caching.stop()
+    try:
+        async with asyncio.timeout(_TAKEN_WITHIN_S):
+            while caching.replays:  # noqa: ASYNC110 - Envoy takes milliseconds, and rarely once
+                await asyncio.sleep(_LOOK_EVERY_S)
+    except TimeoutError:
+        _log.warning("replays.untaken", replays=len(caching.replays))
+
+
+async def _sweep(mesh: Mesh, clock: Callable[[], float]) -> None:
+    """Frees the slots of requests whose end was never reported, and forgets old answers."""
     while True:
         await asyncio.sleep(_SWEEP_EVERY_S)
-        expired = requests.expire(clock())
+        mesh.caching.expire(mesh.policy.current(clock()), clock())
+        expired = mesh.requests.expire(clock())
         if expired:
             _log.warning("requests.end_unknown", requests=len(expired))
 
@@ -261,6 +289,7 @@ def _data_plane(config: Config) -> DataPlane:
         trace_share=config.trace_share,
         body_limit_bytes=config.body_limit_bytes,
         idle_limit_s=config.idle_connection_s,
+        response_cache=config.cache_bytes > 0,
     )
 
 

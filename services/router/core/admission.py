@@ -11,7 +11,7 @@ from services.router.core.endpoints import Endpoint
 from services.router.core.inflight import Load
 from services.router.core.picking import Candidate, ranked, usable
 from services.router.core.tenants import Tenant
-from services.router.core.verdicts import Admitted, Reason, Refused, Verdict
+from services.router.core.verdicts import Admitted, Reason, Refused
 
 _COME_BACK_S = 1.0  # a lost runtime is back within seconds or not at all
 _DEFAULT_OUTPUT_TOKENS = 512  # what the runtimes write at most when nobody says
@@ -21,6 +21,10 @@ _DEFAULT_OUTPUT_TOKENS = 512  # what the runtimes write at most when nobody says
 class TimeLimits:
     default_s: Mapping[WorkloadClass, float]  # for callers who set no deadline
     longest_s: float  # deadlines above it are lowered to it
+
+    def timeout_s(self, workload_class: WorkloadClass, remaining_s: float | None) -> float:
+        default_s = self.default_s[workload_class]
+        return min(default_s if remaining_s is None else remaining_s, self.longest_s)
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,29 +60,35 @@ class Pool:
 
 def decide(
     demand: Demand, tenant: Tenant, pool: Pool, *, remaining_s: float | None, limits: TimeLimits
-) -> Verdict:
+) -> Admitted | Refused:
     """`remaining_s`: what is left of the caller's deadline; None: it set none."""
     workload_class = demand.workload_class or tenant.default_workload_class
-    refused = (
-        _late(remaining_s)
-        or _unknown_model(demand.model, pool)
-        or _not_allowed(demand, tenant, workload_class)
-        or _too_much(demand, tenant)
-    )
+    refused = barred(demand, tenant, pool, remaining_s=remaining_s)
     if refused:
         return refused
     candidates = pool.candidates(demand.model)
     addresses = usable(candidates)
     if not addresses:
         return _nowhere(demand.model, candidates, workload_class)
-    default_s = limits.default_s[workload_class]
     return Admitted(
         workload_class=workload_class,
         candidates=candidates,
         endpoints=addresses,
         prompt_tokens=demand.prompt.tokens,
         output_tokens=_output_tokens(demand, tenant),
-        timeout_s=min(default_s if remaining_s is None else remaining_s, limits.longest_s),
+        timeout_s=limits.timeout_s(workload_class, remaining_s),
+    )
+
+
+def barred(
+    demand: Demand, tenant: Tenant, pool: Pool, *, remaining_s: float | None
+) -> Refused | None:
+    """What refuses a request whoever would answer it, an engine or the response cache."""
+    return (
+        _late(remaining_s)
+        or _unknown_model(demand.model, pool)
+        or _not_allowed(demand, tenant, demand.workload_class or tenant.default_workload_class)
+        or _too_much(demand, tenant)
     )
 
 

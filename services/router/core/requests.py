@@ -38,6 +38,7 @@ class Decision:
     prompt_tokens: int = 0
     output_tokens: int = 0
     for_runtime: bool = True  # False: the router itself answers, as for ListModels
+    cache: str = ""  # what the response cache did: hit, miss, bypass; empty: nothing
 
 
 @dataclass(frozen=True, slots=True)

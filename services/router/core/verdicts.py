@@ -9,6 +9,7 @@ from enum import Enum
 
 from services.router.core.demands import WorkloadClass
 from services.router.core.picking import Candidate
+from services.router.core.response_cache import Answer
 
 
 class Reason(Enum):
@@ -55,4 +56,14 @@ class Refused:
     workload_class: WorkloadClass | None = None
 
 
-Verdict = Admitted | Refused
+@dataclass(frozen=True, slots=True)
+class Hit:
+    """The router itself gives an earlier answer again; no engine is asked."""
+
+    workload_class: WorkloadClass
+    answer: Answer
+    timeout_s: float  # what is left of its deadline
+    candidates: Sequence[Candidate] = ()  # nobody was looked at
+
+
+Verdict = Admitted | Refused | Hit

@@ -5,22 +5,23 @@ one before. A span only when the trace is sampled.
 """
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from opentelemetry import trace
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
-from services.router.core.admission import Pool, TimeLimits, decide
+from services.router.core.admission import Pool, TimeLimits, barred, decide
 from services.router.core.circuits import Circuits
 from services.router.core.demands import Demand, InvalidDemand, WorkloadClass
 from services.router.core.endpoints import Endpoints
 from services.router.core.inflight import Slot
 from services.router.core.requests import Decision, Requests
 from services.router.core.tenants import CacheSalts, Caller, PolicyView, Tenant, Tenants
-from services.router.core.verdicts import Admitted, Reason, Refused, Verdict
+from services.router.core.verdicts import Admitted, Hit, Reason, Refused, Verdict
 from services.router.inbound.answers import Answer, let_go, refusal
 from services.router.inbound.asked import Asked, Question, asked
 from services.router.inbound.bodies import InvalidBody, demand_of
+from services.router.inbound.caching import NOT_ASKED, Asking, Caching, Consulted, no_caching
 
 _PRIORITIES = {  # lower runs first
     WorkloadClass.INTERACTIVE: "0",
@@ -42,6 +43,7 @@ class Mesh:
     salts: CacheSalts
     circuits: Circuits
     revoked: Callable[[str], bool] = lambda _: False  # by the serial of a certificate
+    caching: Caching = field(default_factory=no_caching)
 
 
 class Check:
@@ -79,12 +81,26 @@ class Check:
             demand = demand_of(question.method, question.body)
             if demand is None:
                 return _Judged(caller, None, None)
-            return _Judged(caller, demand, self._decide(question, caller, demand, now_s))
+            asking = Asking(question.method, demand, caller.tenant)
+            consulted = self._mesh.caching.consult(asking, tenants, self._mesh.endpoints, now_s)
+            verdict = self._hit(question, asking, consulted) or self._decide(
+                question, caller, demand, now_s
+            )
+            return _Judged(caller, demand, verdict, consulted)
         except InvalidDemand as error:
             refused = Refused(Reason.FIELD_INVALID, str(error), error.field)
         except InvalidBody as error:
             refused = Refused(Reason.BODY_INVALID, str(error))
         return _Judged(caller, None, refused)
+
+    def _hit(self, question: Asked, asking: Asking, consulted: Consulted) -> Hit | Refused | None:
+        if consulted.answer is None:
+            return None
+        remaining_s = question.remaining_s()
+        pool = Pool(self._mesh.endpoints.all(), self._mesh.requests.load)
+        refused = barred(asking.demand, asking.tenant, pool, remaining_s=remaining_s)
+        timeout_s = self._limits.timeout_s(asking.workload_class, remaining_s)
+        return refused or Hit(asking.workload_class, consulted.answer, timeout_s)
 
     def _decide(self, question: Asked, caller: Caller, demand: Demand, now_s: float) -> Verdict:
         return decide(
@@ -109,13 +125,18 @@ class Check:
         if verdict is None:
             self._mesh.requests.note(decision)
             return let_go(_identity(decision))
+        if isinstance(verdict, Hit):
+            self._mesh.requests.note(decision)
+            promised = self._mesh.caching.promise(decision.request_id, verdict, now_s)
+            return let_go((*_identity(decision), *promised))
         slot = Slot(verdict.endpoints[0], verdict.tokens, now_s + verdict.timeout_s + self._grace_s)
         self._mesh.requests.admit(decision, slot)
         self._mesh.circuits.sent(slot.address, now_s)
         assert judged.caller is not None, "nobody unknown is admitted"
         tenant = judged.caller.tenant
-        headers = (*_identity(decision), *_orders(verdict, tenant, self._mesh.salts.of(tenant)))
-        return let_go(headers)
+        orders = _orders(verdict, tenant, self._mesh.salts.of(tenant))
+        kept = self._mesh.caching.sent(judged.consulted, tenant, until_s=slot.expires_at_s)
+        return let_go((*_identity(decision), *orders, *kept))
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,6 +144,7 @@ class _Judged:
     caller: Caller | None
     demand: Demand | None
     verdict: Verdict | None  # None: the router itself answers this method
+    consulted: Consulted = NOT_ASKED
 
 
 _POLICY_STALE = Refused(
@@ -161,6 +183,7 @@ def _decision(question: Asked, judged: _Judged, *, waited_s: float) -> Decision:
         prompt_tokens=demand.prompt.tokens if demand else 0,
         output_tokens=admitted.output_tokens if admitted else 0,
         for_runtime=verdict is not None,
+        cache="" if refused else judged.consulted.outcome,
     )
 
 
@@ -195,6 +218,7 @@ def _attributes(decision: Decision, verdict: Verdict | None) -> Mapping[str, str
         "evenflow.tenant": decision.tenant,
         "evenflow.workload_class": decision.workload_class.value if decision.workload_class else "",
         "evenflow.endpoint": verdict.endpoints[0] if isinstance(verdict, Admitted) else "",
+        "evenflow.cache": decision.cache,
         "evenflow.refusal_reason": decision.refusal.value if decision.refusal else "",
     }
     return {key: value for key, value in attributes.items() if value}

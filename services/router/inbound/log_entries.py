@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from services.router.core.endings import Code, Cut, Ended, Usage, final_code
+from services.router.inbound.resources.names import ROUTER_CLUSTER
 
 _FLAGS = {  # the first that is set says who cut it
     "upstream_max_stream_duration_reached": Cut.DEADLINE,
@@ -47,7 +48,7 @@ def ended(entry: Any) -> Ended:
         usage=usage,
         model_version=said.get("x-evenflow-model-version", ""),
         engine=said.get("x-evenflow-engine", ""),
-        attempts=common.upstream_request_attempt_count,
+        attempts=_attempts(common),
     )
 
 
@@ -94,6 +95,13 @@ def _first_token_s(entry: Any) -> float | None:
 def _seconds(duration: Any) -> float:
     seconds: float = duration.seconds + duration.nanos * 1e-9
     return seconds
+
+
+def _attempts(common: Any) -> int:
+    if common.upstream_cluster == ROUTER_CLUSTER:
+        return 0  # the router answered itself
+    attempts: int = common.upstream_request_attempt_count
+    return attempts
 
 
 def _address(address: Any) -> str:

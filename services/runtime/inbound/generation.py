@@ -1,6 +1,6 @@
 """evenflow.inference.v1 on the runtime: decode, run, encode."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import aclosing
 from typing import TypeVar
 
@@ -49,10 +49,13 @@ class GenerationServicer(InferenceServiceServicer):
             async with aclosing(self._serving.run(_demand(request), report, context)) as steps:
                 async for step in steps:
                     if report.is_first(step):
-                        yield pb.GenerateResponse(started=self._started(report.owner))
+                        yield pb.GenerateResponse(started=self._started(report.owner.request_id))
                     yield pb.GenerateResponse(delta=_delta(step))
                     if step.finish_reason is not None:
                         yield pb.GenerateResponse(finished=_finished(step.finish_reason, report))
+            whole = self._serving.answers.wanted(report)
+            if whole is not None:
+                self._serving.answers.offer(report, self._to_keep(whole, report))
 
     async def Tokenize(  # noqa: N802 - the name is the proto's
         self, request: pb.TokenizeRequest, context: grpc.aio.ServicerContext
@@ -70,10 +73,18 @@ class GenerationServicer(InferenceServiceServicer):
             ids = await self._serving.encode(request.model, _prompt(request), context)
             return pb.CountTokensResponse(tokens=len(ids))
 
-    def _started(self, owner: Owner) -> pb.Started:
+    def _to_keep(self, whole: Step, report: Report) -> Sequence[pb.GenerateResponse]:
+        assert whole.finish_reason is not None, "it is whole"
+        return (
+            pb.GenerateResponse(started=self._started("")),
+            pb.GenerateResponse(delta=_delta(whole)),
+            pb.GenerateResponse(finished=_finished(whole.finish_reason, report)),
+        )
+
+    def _started(self, request_id: str) -> pb.Started:
         engine = self._serving.engine
         return pb.Started(
-            request_id=owner.request_id,
+            request_id=request_id,
             model=engine.model,
             model_version=engine.version,
             endpoint=self._serving.endpoint,

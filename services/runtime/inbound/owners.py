@@ -24,6 +24,7 @@ class Owner:
     priority: int  # lower runs first
     cache_salt: str
     limits: TenantLimits
+    cache_key: str = ""  # under which a router wants to keep the answer; empty: none does
 
     @classmethod
     def of(cls, context: grpc.aio.ServicerContext) -> "Owner":
@@ -44,6 +45,7 @@ class Owner:
                 context_tokens=_number(said, "max-context-tokens"),
                 output_tokens=_number(said, "max-output-tokens"),
             ),
+            cache_key=said.get("cache-key", ""),
         )
 
 

@@ -15,6 +15,7 @@ from services.chassis.deadline import Deadline
 from services.runtime.core.demands import Chat, Demand, Prompt, Text, check_size
 from services.runtime.core.engine import Engine, Job, Step
 from services.runtime.core.limits import output_tokens
+from services.runtime.inbound.answers import Answers
 from services.runtime.inbound.owners import Owner
 from services.runtime.inbound.patience import Patience
 from services.runtime.inbound.refusals import Draining, ModelNotFound, NotReady
@@ -33,6 +34,7 @@ class Serving:
         self.ready = False
         self.draining = False
         self.patience = Patience()
+        self.answers = Answers()
         self.without_progress_s = 0.0  # of the engine, while it has work
         self._active = 0
         self._idle = asyncio.Event()

@@ -3,6 +3,7 @@
 import asyncio
 import uuid
 from collections.abc import AsyncIterator
+from contextlib import aclosing
 
 import grpc
 from google.protobuf.duration_pb2 import Duration
@@ -10,11 +11,13 @@ from google.protobuf.duration_pb2 import Duration
 from evenflow.runtime.v1 import runtime_service_pb2 as pb
 from evenflow.runtime.v1.runtime_service_pb2_grpc import RuntimeServiceServicer
 from services.chassis.deadline import Deadline
+from services.runtime.core.engine import InvalidInput
 from services.runtime.inbound.serving import Serving
 
 SERVICE = "evenflow.runtime.v1.RuntimeService"
 CALLERS = {
     f"/{SERVICE}/WatchState": frozenset({"router"}),
+    f"/{SERVICE}/WatchAnswers": frozenset({"router"}),
     f"/{SERVICE}/Drain": frozenset({"router", "operator"}),
 }
 
@@ -34,6 +37,7 @@ class StateServicer(RuntimeServiceServicer):
     def stop(self) -> None:
         """Ends every stream, so that routers know at once."""
         self._stopping.set()
+        self._serving.answers.close()
 
     async def WatchState(  # noqa: N802 - the name is the proto's
         self, request: pb.WatchStateRequest, context: grpc.aio.ServicerContext
@@ -52,6 +56,15 @@ class StateServicer(RuntimeServiceServicer):
                 said, counted, silent = matters, counts, 0
                 yield state
             await asyncio.sleep(_LOOK_EVERY_S)
+
+    async def WatchAnswers(  # noqa: N802 - the name is the proto's
+        self, request: pb.WatchAnswersRequest, context: grpc.aio.ServicerContext
+    ) -> AsyncIterator[pb.WatchAnswersResponse]:
+        if not request.router:
+            raise InvalidInput("router", "must not be empty")
+        async with aclosing(self._serving.answers.watch(request.router)) as answers:
+            async for answer in answers:
+                yield answer
 
     async def Drain(  # noqa: N802 - the name is the proto's
         self, request: pb.DrainRequest, context: grpc.aio.ServicerContext

@@ -5,6 +5,7 @@
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Protocol
 
 from prometheus_client import CollectorRegistry
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
@@ -57,10 +58,20 @@ def rendering(collector: Collector) -> Callable[[str], tuple[bytes, str]]:
     return render
 
 
+class Caches(Protocol):
+    """What is known of the routers' response caches."""
+
+    @property
+    def outcomes(self) -> Mapping[str, int]: ...
+
+    def held(self) -> tuple[int, int] | None: ...  # entries and bytes
+
+
 class MeshCollector(Collector):
     """`own` counts what the service itself did: name, what it means, value.
 
-    `endpoints` gives their number in each state; empty while no router says.
+    `endpoints` gives their number in each state; empty while no router says. `caches` likewise, for
+    what routers' response caches did and hold.
     """
 
     def __init__(
@@ -70,11 +81,13 @@ class MeshCollector(Collector):
         clock: Callable[[], float],
         own: Callable[[], Iterable[tuple[str, str, float]]],
         endpoints: Callable[[], Mapping[str, int]],
+        caches: Caches,
     ) -> None:
         self._aggregates = aggregates
         self._clock = clock
         self._own = own
         self._endpoints = endpoints
+        self._caches = caches
 
     def collect(self) -> Iterator[Metric]:
         now_s = self._clock()
@@ -83,6 +96,7 @@ class MeshCollector(Collector):
         yield from self._counters()
         yield from self._histograms()
         yield self._endpoint_states()
+        yield from self._response_caches()
         yield GaugeMetricFamily(
             "evenflow_telemetry_series",
             "Sets of model, tenant and workload class that are counted apart.",
@@ -139,6 +153,26 @@ class MeshCollector(Collector):
         for state, number in self._endpoints().items():
             family.add_metric((state,), number)
         return family
+
+    def _response_caches(self) -> Iterator[Metric]:
+        requests = CounterMetricFamily(
+            "evenflow_response_cache",
+            "Requests that were to use the response cache, by what it did.",
+            labels=("outcome",),
+        )
+        for outcome, count in self._caches.outcomes.items():
+            requests.add_metric((outcome,), count)
+        yield requests
+        held = self._caches.held()
+        entries, size_bytes = held or (None, None)
+        yield GaugeMetricFamily(
+            "evenflow_response_cache_entries",
+            "Answers that routers' response caches hold; none while no router says.",
+            value=entries,
+        )
+        yield GaugeMetricFamily(
+            "evenflow_response_cache_bytes", "What they take, in bytes.", value=size_bytes
+        )
 
     def _histograms(self) -> Iterator[Metric]:
         first = HistogramMetricFamily(

@@ -88,7 +88,7 @@ def decode(record: pb.RequestRecord) -> Observation:
         queue_wait_s=_seconds(wait),
         time_to_first_token_s=_seconds(first),
         duration_s=_seconds(record.duration) or 0.0,
-        usage=_usage(record),
+        usage=None if record.cached else _usage(record),  # it took no token of an engine
         attempts=record.attempts,
     )
 

@@ -28,6 +28,7 @@ from envoy_data_plane.google.protobuf import Any
 from services.router.core.snapshot import DataPlane
 from services.router.inbound.resources.filters import CHECK, CORS, OPENAI_FILTERS
 from services.router.inbound.resources.names import (
+    CACHED_HEADER,
     FRONT_END,
     MESH,
     RETRY_ROUTER_ON,
@@ -57,6 +58,10 @@ RETRY_ON = "connect-failure,refused-stream,reset-before-request,reset,unavailabl
 RETRIES = 2
 # gRPC's only method. HTTP/2 lets callers make up others, and Envoy asks the router with theirs.
 _POST = HeaderMatcher(name=":method", string_match=StringMatcher(exact="POST"))
+# Check's word, which clears the route that was found before it: the router has the answer.
+_CACHED = HeaderMatcher(name=CACHED_HEADER, present_match=True)
+# Not `unavailable`: a router that was started since does not have it, however often it is asked.
+_TAKEN = "connect-failure,refused-stream,reset-before-request"
 
 
 def routes(plane: DataPlane) -> list[RouteConfiguration]:
@@ -68,12 +73,13 @@ def _configuration(listener: str, origins: tuple[str, ...]) -> RouteConfiguratio
         name=listener,
         domains=["*"],
         routes=[
+            _route(RouteMatch(prefix="/evenflow.", headers=[_POST, _CACHED]), _to_router(_TAKEN)),
             *(
                 _route(RouteMatch(path=path, headers=[_POST]), _to_runtime())
                 for path in TO_RUNTIMES
             ),
             *(
-                _route(RouteMatch(prefix=prefix, headers=[_POST]), _to_router())
+                _route(RouteMatch(prefix=prefix, headers=[_POST]), _to_router(RETRY_ROUTER_ON))
                 for prefix in TO_ROUTER
             ),
             _unknown(),
@@ -101,12 +107,12 @@ def _to_runtime() -> RouteAction:
     )
 
 
-def _to_router() -> RouteAction:
+def _to_router(retry_on: str) -> RouteAction:
     return RouteAction(
         cluster=ROUTER_CLUSTER,
         timeout=timedelta(0),
         retry_policy=RetryPolicy(
-            retry_on=RETRY_ROUTER_ON,
+            retry_on=retry_on,
             num_retries=ROUTER_TRIES,
             retry_back_off=RetryPolicyRetryBackOff(
                 base_interval=ROUTER_TRY_AFTER, max_interval=ROUTER_TRY_AFTER_MOST
