@@ -2,7 +2,6 @@
 
 import asyncio
 from collections.abc import Callable
-from datetime import UTC, datetime
 
 from envoy.service.accesslog.v3.als_pb2_grpc import add_AccessLogServiceServicer_to_server
 from envoy.service.discovery.v3.ads_pb2_grpc import (
@@ -53,7 +52,7 @@ def sidecar_server(
     )
     add_AccessLogServiceServicer_to_server(access_log, server.grpc)
     add_AggregatedDiscoveryServiceServicer_to_server(discovery, server.grpc)
-    replaying = Replaying(mesh.caching.replays, now_unix_s=lambda: datetime.now(UTC).timestamp())
+    replaying = Replaying(mesh.caching.replays)
     add_replaying_to_server(replaying, Wrapped(server.grpc, Interceptor([Statuses(REPLAY_ERRORS)])))
     listed = models.Models(mesh.policy, mesh.endpoints, catalogue, clock)
     models.add_models_to_server(models.ModelsServicer(listed), server.wrapped)

@@ -146,8 +146,9 @@ def build(config: Config) -> Parts:
     )
     trust_domain = certificate_trust_domain(tls.certificate.read_bytes())
     page = MetricsPage(rendering(collector), trust_domain=trust_domain)
-    server = build_server(tls, record_servicer, trace_servicer, endpoint_servicer)
-    add_CacheServiceServicer_to_server(cache_servicer, server.grpc)
+    server = build_server(
+        tls, record_servicer, trace_servicer, followed=endpoint_servicer, kept=cache_servicer
+    )
     return Parts(server, page, record_servicer, endpoint_servicer, cache_servicer, forwarding)
 
 
@@ -173,7 +174,12 @@ def _forwarding(config: Config, tls: TlsFiles) -> Forwarding | None:
 
 
 def build_server(
-    tls: TlsFiles, taken: RecordServicer, received: TraceServicer, followed: EndpointServicer
+    tls: TlsFiles,
+    taken: RecordServicer,
+    received: TraceServicer,
+    *,
+    followed: EndpointServicer,
+    kept: CacheServicer,
 ) -> Server:
     server = grpc_server(
         errors={},
@@ -182,6 +188,7 @@ def build_server(
         services=[records.SERVICE, endpoints.SERVICE, caches.SERVICE, spans.SERVICE],
     )
     add_EndpointServiceServicer_to_server(followed, server.grpc)
+    add_CacheServiceServicer_to_server(kept, server.grpc)
     add_RecordServiceServicer_to_server(taken, server.grpc)
     add_TraceServiceServicer_to_server(received, server.grpc)  # type: ignore[no-untyped-call] # generated
     return server

@@ -19,8 +19,14 @@ class UnknownReplay(LookupError):
 
 
 @dataclass(frozen=True, slots=True)
-class _Promise:
+class Replay:
     answer: Answer
+    received_unix_s: float  # when it was asked for
+
+
+@dataclass(frozen=True, slots=True)
+class _Promise:
+    replay: Replay
     until_s: float
 
 
@@ -31,15 +37,15 @@ class Replays:
     def __len__(self) -> int:
         return len(self._promised)
 
-    def promise(self, request_id: str, answer: Answer, now_s: float) -> None:
-        self._promised[request_id] = _Promise(answer, now_s + _HELD_S)
+    def promise(self, request_id: str, replay: Replay, now_s: float) -> None:
+        self._promised[request_id] = _Promise(replay, now_s + _HELD_S)
 
-    def take(self, request_id: str) -> Answer:
+    def take(self, request_id: str) -> Replay:
         """Raises UnknownReplay."""
         promise = self._promised.pop(request_id, None)
         if promise is None:
             raise UnknownReplay("the answer is not there any more; ask again")
-        return promise.answer
+        return promise.replay
 
     def expire(self, now_s: float) -> None:
         while self._promised and next(iter(self._promised.values())).until_s <= now_s:

@@ -11,7 +11,8 @@ from dataclasses import dataclass
 
 from services.router.core.demands import CacheUse, Demand, Repeatable, WorkloadClass
 from services.router.core.endpoints import Endpoint, Endpoints
-from services.router.core.replays import Replays
+from services.router.core.replays import Replay, Replays
+from services.router.core.requests import Decision
 from services.router.core.response_cache import Answer, Expected, ResponseCache
 from services.router.core.tenants import CacheSalts, ClassRules, Tenant, Tenants
 from services.router.core.verdicts import Hit
@@ -86,10 +87,11 @@ class Caching:
             self.cache.expect(consulted.key, Expected(tenant.id, consulted.ttl_s, until_s))
             yield "x-evenflow-cache-key", f"{self.router}.{consulted.key}"
 
-    def promise(self, request_id: str, hit: Hit, now_s: float) -> Iterable[tuple[str, str]]:
+    def promise(self, decision: Decision, hit: Hit, now_s: float) -> Iterable[tuple[str, str]]:
         """Envoy is sent to us for it; what it is told."""
         self.cache.outcomes["hit"] += 1
-        self.replays.promise(request_id, hit.answer, now_s)
+        replay = Replay(hit.answer, decision.received_unix_s)
+        self.replays.promise(decision.request_id, replay, now_s)
         yield CACHED_HEADER, "hit"
         yield "x-envoy-upstream-rq-timeout-ms", str(max(1, int(hit.timeout_s * 1000)))
 

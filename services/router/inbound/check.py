@@ -127,7 +127,7 @@ class Check:
             return let_go(_identity(decision))
         if isinstance(verdict, Hit):
             self._mesh.requests.note(decision)
-            promised = self._mesh.caching.promise(decision.request_id, verdict, now_s)
+            promised = self._mesh.caching.promise(decision, verdict, now_s)
             return let_go((*_identity(decision), *promised))
         slot = Slot(verdict.endpoints[0], verdict.tokens, now_s + verdict.timeout_s + self._grace_s)
         self._mesh.requests.admit(decision, slot)

@@ -5,7 +5,7 @@ request is filled in anew. One message for the text and not one for each token, 
 much as asking an engine.
 """
 
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncIterator, Iterable
 from typing import Any
 
 import grpc
@@ -14,7 +14,7 @@ from google.api.httpbody_pb2 import HttpBody
 from evenflow.inference.v1 import inference_service_pb2 as pb
 from evenflow.openai.v1 import chat_service_pb2 as openai_pb
 from services.chassis.status import ErrorTable, Status
-from services.router.core.replays import Replays, UnknownReplay
+from services.router.core.replays import Replay, Replays, UnknownReplay
 from services.router.core.response_cache import Answer
 
 ERRORS: ErrorTable = {UnknownReplay: Status(grpc.StatusCode.UNAVAILABLE, "NO_ENDPOINT")}
@@ -25,34 +25,28 @@ _BLANK_ID, _BLANK_TIME = b'"id":""', b'"created":0'
 
 
 class Replaying:
-    """`now_unix_s`: the wall clock, for `created`."""
-
-    def __init__(self, replays: Replays, *, now_unix_s: Callable[[], float]) -> None:
+    def __init__(self, replays: Replays) -> None:
         self._replays = replays
-        self._now_unix_s = now_unix_s
 
     async def generate(self, _: bytes, context: grpc.aio.ServicerContext) -> AsyncIterator[bytes]:
-        request_id, answer = await self._begin(context)
-        for each in _generated(answer, request_id):
+        request_id, replay = await self._begin(context)
+        for each in _generated(replay, request_id):
             yield each
 
     async def stream(self, _: bytes, context: grpc.aio.ServicerContext) -> AsyncIterator[bytes]:
-        request_id, answer = await self._begin(context)
-        yield _streamed(answer, request_id, self._created())
+        request_id, replay = await self._begin(context)
+        yield _streamed(replay, request_id)
 
     async def create(self, _: bytes, context: grpc.aio.ServicerContext) -> bytes:
-        request_id, answer = await self._begin(context)
-        return _completed(answer, request_id, self._created())
+        request_id, replay = await self._begin(context)
+        return _completed(replay, request_id)
 
-    async def _begin(self, context: grpc.aio.ServicerContext) -> tuple[str, Answer]:
+    async def _begin(self, context: grpc.aio.ServicerContext) -> tuple[str, Replay]:
         request_id = _request_id(context)
-        answer = self._replays.take(request_id)
-        context.set_trailing_metadata(tuple(_trailers(answer)))
+        replay = self._replays.take(request_id)
+        context.set_trailing_metadata(tuple(_trailers(replay.answer)))
         await context.send_initial_metadata(_HIT)
-        return request_id, answer
-
-    def _created(self) -> int:
-        return int(self._now_unix_s())
+        return request_id, replay
 
 
 def add_replaying_to_server(replaying: Replaying, server: Any) -> None:
@@ -87,25 +81,27 @@ def _trailers(answer: Answer) -> Iterable[tuple[str, str]]:
     yield "x-evenflow-engine", ENGINE
 
 
-def _generated(answer: Answer, request_id: str) -> Iterable[bytes]:
-    first = pb.GenerateResponse.FromString(answer.messages[0])
+def _generated(replay: Replay, request_id: str) -> Iterable[bytes]:
+    begin, *rest = replay.answer.messages
+    first = pb.GenerateResponse.FromString(begin)
     first.started.request_id = request_id
     first.started.cached = True
-    return first.SerializeToString(), *answer.messages[1:]
+    return first.SerializeToString(), *rest
 
 
-def _completed(answer: Answer, request_id: str, created: int) -> bytes:
-    response = openai_pb.CreateChatCompletionResponse.FromString(answer.messages[0])
+def _completed(replay: Replay, request_id: str) -> bytes:
+    response = openai_pb.CreateChatCompletionResponse.FromString(replay.answer.messages[0])
     response.id = f"chatcmpl-{request_id}"
-    response.created = created
+    response.created = int(replay.received_unix_s)
     return response.SerializeToString()
 
 
-def _streamed(answer: Answer, request_id: str, created: int) -> bytes:
-    name, time = f'"id":"chatcmpl-{request_id}"'.encode(), f'"created":{created}'.encode()
+def _streamed(replay: Replay, request_id: str) -> bytes:
+    name = f'"id":"chatcmpl-{request_id}"'.encode()
+    time = f'"created":{int(replay.received_unix_s)}'.encode()
     events = (
         openai_pb.StreamChatCompletionResponse.FromString(each).events.data
-        for each in answer.messages
+        for each in replay.answer.messages
     )
     filled = (each.replace(_BLANK_ID, name, 1).replace(_BLANK_TIME, time, 1) for each in events)
     body = HttpBody(content_type="text/event-stream", data=b"".join(filled))

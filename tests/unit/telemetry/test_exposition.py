@@ -5,6 +5,7 @@ import time
 from prometheus_client.parser import text_string_to_metric_families
 
 from services.telemetry.core.aggregates import Aggregates
+from services.telemetry.inbound.caches import CacheServicer
 from services.telemetry.inbound.exposition import MeshCollector, rendering
 from tests.unit.telemetry.observations import REFUSED, aggregates, observed
 
@@ -22,6 +23,7 @@ def page_of(counted: Aggregates, *, now_s: float = 0.0, accept: str = "") -> str
         clock=lambda: now_s,
         own=lambda: [("evenflow_telemetry_records", "Taken.", 7)],
         endpoints=lambda: {"ready": 2, "stalled": 0},
+        caches=CacheServicer(),
     )
     page, _ = rendering(collector)(accept)
     return page.decode()
