@@ -36,7 +36,8 @@ class GrpcAnswers:
             call = RuntimeServiceStub(opened).WatchAnswers(request)
             try:
                 async for response in call:
-                    yield response.key, _answer(response)
+                    for each in response.answers:
+                        yield each.key, _answer(each)
             finally:
                 call.cancel()  # a no-op once the stream has ended
 
@@ -48,10 +49,10 @@ async def follow(answers: Answers, cache: ResponseCache, clock: Callable[[], flo
             cache.keep(key, answer, clock())
 
 
-def _answer(response: pb.WatchAnswersResponse) -> Answer:
-    usage = response.usage
+def _answer(answer: pb.Answer) -> Answer:
+    usage = answer.usage
     return Answer(
-        model_version=response.model_version,
+        model_version=answer.model_version,
         usage=Usage(usage.prompt_tokens, usage.cached_prompt_tokens, usage.output_tokens),
-        messages=tuple(response.messages),
+        messages=tuple(answer.messages),
     )
