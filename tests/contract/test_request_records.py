@@ -131,6 +131,13 @@ def test_a_record_says_all_that_is_known() -> None:
     assert (record.usage.output_tokens, record.attempts) == (20, 1)
 
 
+@pytest.mark.parametrize(("cache", "cached"), [("hit", True), ("miss", False), ("", False)])
+def test_a_hits_record_says_so(cache: str, cached: bool) -> None:
+    record = message(Record(Request(decision(cache=cache)), ended(engine="cache")))
+
+    assert record.cached is cached
+
+
 def test_a_refusals_record_has_its_reason_and_no_wait() -> None:
     decided = decision(refusal=Reason.OUTPUT_LIMIT)
 

@@ -25,6 +25,7 @@ BATCH = workload_class_pb2.WORKLOAD_CLASS_BATCH
 TTL_S = 600
 ALLOWED_TTL_S = 3.0  # of what the caller allows, and not its class
 OUTPUT_TOKENS = 12
+BACK_WITHIN_S = 120.0  # of a program, on a machine that does other things too
 _OUTCOMES = ("hit", "miss", "bypass")
 _RULES = f"\nclasses:\n  batch:\n    cache_ttl_s: {TTL_S}\n"
 _METRIC = re.compile(
@@ -90,7 +91,13 @@ class CachedMesh:
             yield made
 
     def entries(self) -> int:
+        """Once telemetry has heard of it from the router."""
+        until(lambda: ("_entries", "") in self._metrics(), within_s=BACK_WITHIN_S)
         return int(self._metrics()["_entries", ""])
+
+    def until_ready(self) -> None:
+        """Also after the router was away: a request waits 10 s for it, and it may take longer."""
+        until(self._is_ready, within_s=BACK_WITHIN_S)
 
     def held_bytes(self) -> int:
         return int(self._metrics()["_bytes", ""])
@@ -123,12 +130,21 @@ class CachedMesh:
         until(lambda: self.mesh.explain(asked).HasField("outcome"))
         return self.mesh.explain(asked)
 
+    def endpoints(self) -> Sequence[router_pb.Endpoint]:
+        return self._listed().endpoints
+
     def rewrite_policy(self, change: Callable[[str], str]) -> None:
         """Returns when the router has it."""
         before = self._listed().policy_version
         file = self.mesh.home / "tenants.yaml"
         file.write_text(change(file.read_text()))
         until(lambda: self._listed().policy_version not in (before, ""))
+
+    def _is_ready(self) -> bool:
+        try:
+            return all(each.ready for each in self.endpoints())
+        except grpc.RpcError:
+            return False
 
     def _listed(self) -> router_pb.ListEndpointsResponse:
         folder = service_folder(self.mesh.home, "operator")

@@ -129,3 +129,12 @@ def test_a_record_costs_less_than_a_fifth_of_a_millisecond() -> None:
 def test_endpoints_are_counted_by_state() -> None:
     assert value(aggregates(), "evenflow_endpoints", state="ready") == 2
     assert value(aggregates(), "evenflow_endpoints", state="stalled") == 0
+
+
+def test_response_caches_are_counted_by_outcome_and_nothing_is_claimed_for_them() -> None:
+    name = "evenflow_response_cache_total"
+    assert [value(aggregates(), name, outcome=each) for each in ("hit", "miss", "bypass")] == [
+        0
+    ] * 3
+    assert "evenflow_response_cache_bytes{" not in page_of(aggregates()), "no router says"
+    assert ("evenflow_response_cache_entries", frozenset()) not in samples(aggregates())

@@ -60,7 +60,7 @@ RETRIES = 2
 _POST = HeaderMatcher(name=":method", string_match=StringMatcher(exact="POST"))
 # Check's word, which clears the route that was found before it: the router has the answer.
 _CACHED = HeaderMatcher(name=CACHED_HEADER, present_match=True)
-# Not `unavailable`: a router that was started since does not have it, however often it is asked.
+# Not `unavailable`, nor often: a router that was started since does not have it.
 _TAKEN = "connect-failure,refused-stream,reset-before-request"
 
 
@@ -73,7 +73,10 @@ def _configuration(listener: str, origins: tuple[str, ...]) -> RouteConfiguratio
         name=listener,
         domains=["*"],
         routes=[
-            _route(RouteMatch(prefix="/evenflow.", headers=[_POST, _CACHED]), _to_router(_TAKEN)),
+            _route(
+                RouteMatch(prefix="/evenflow.", headers=[_POST, _CACHED]),
+                _to_router(_TAKEN, tries=RETRIES),
+            ),
             *(
                 _route(RouteMatch(path=path, headers=[_POST]), _to_runtime())
                 for path in TO_RUNTIMES
@@ -107,13 +110,13 @@ def _to_runtime() -> RouteAction:
     )
 
 
-def _to_router(retry_on: str) -> RouteAction:
+def _to_router(retry_on: str, tries: int = ROUTER_TRIES) -> RouteAction:
     return RouteAction(
         cluster=ROUTER_CLUSTER,
         timeout=timedelta(0),
         retry_policy=RetryPolicy(
             retry_on=retry_on,
-            num_retries=ROUTER_TRIES,
+            num_retries=tries,
             retry_back_off=RetryPolicyRetryBackOff(
                 base_interval=ROUTER_TRY_AFTER, max_interval=ROUTER_TRY_AFTER_MOST
             ),
