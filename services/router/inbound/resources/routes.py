@@ -151,6 +151,7 @@ def _cors(origins: tuple[str, ...]) -> CorsPolicy:
         ],
         allow_methods="GET, POST, OPTIONS",
         allow_headers="authorization, content-type, x-grpc-web, x-user-agent, grpc-timeout",
-        expose_headers="grpc-status, grpc-message, grpc-status-details-bin, x-evenflow-request-id",
+        expose_headers="grpc-status, grpc-message, grpc-status-details-bin, x-evenflow-request-id,"
+        " x-evenflow-cache",
         max_age="86400",
     )
