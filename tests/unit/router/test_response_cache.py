@@ -159,6 +159,17 @@ def test_a_flooder_makes_room_at_its_own_cost() -> None:
     assert cache.entries == 4
 
 
+def test_what_was_used_last_stays_longest() -> None:
+    cache = ResponseCache(most_bytes=ROOM_BYTES)
+    for key in ("1", "2", "3", "4"):
+        kept(cache, "a", key)
+    found(cache, "a", "1")
+
+    kept(cache, "a", "5")
+
+    assert [key for key in "12345" if found(cache, "a", key)] == ["1", "3", "4", "5"]
+
+
 def test_a_policy_that_shortens_the_time_is_heeded_at_once() -> None:
     cache = ResponseCache(most_bytes=ROOM_BYTES)
     kept(cache, "a", "k", ttl_s=60.0)

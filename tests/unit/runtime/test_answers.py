@@ -13,7 +13,9 @@ import pytest
 from evenflow.inference.v1 import inference_service_pb2 as pb
 from evenflow.openai.v1 import chat_service_pb2 as openai_pb
 from evenflow.runtime.v1 import runtime_service_pb2 as runtime_pb
+from services.runtime.core.limits import TenantLimits
 from services.runtime.core.simulation import Behaviour
+from services.runtime.inbound.owners import Owner
 from services.runtime.outbound.simulated import SimulatedEngine
 from tests.fakes.runtime_mesh import Runtime, Stubs, asking, owner, running
 
@@ -195,6 +197,25 @@ def test_what_a_router_does_not_take_is_bounded(tmp_path: Path) -> None:
         return held
 
     assert meshed(tmp_path, body) <= 8 << 20
+
+
+def test_an_answer_is_measured_as_it_is_sent(tmp_path: Path) -> None:
+    """Characters of four bytes each, say, of which the gatherer does not know."""
+
+    async def body(mesh: Meshed) -> str:
+        async with mesh.watching() as answers:
+            report = mesh.runtime.serving.report(_owner("router-1.k1"))
+            large = pb.GenerateResponse(delta=pb.Delta(text="\N{OWL}" * 70_000))
+            mesh.runtime.serving.answers.offer(report, [large])
+            await mesh.generate(greedy(), cache_key="router-1.k2")
+            return (await anext(aiter(answers))).key
+
+    assert meshed(tmp_path, body) == "k2"
+
+
+def _owner(cache_key: str) -> Owner:
+    limits = TenantLimits(context_tokens=0, output_tokens=0)
+    return Owner("r-1", "acme", "web", "batch", 0, "5a17", limits, cache_key)
 
 
 def test_it_ends_with_the_runtime(tmp_path: Path) -> None:
