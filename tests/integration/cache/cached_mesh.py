@@ -189,6 +189,7 @@ def keeping_mesh(**environ: str) -> Iterator[CachedMesh]:
     }
     with running(command="simulate", model="simulated", environ=settings) as started:
         mesh = CachedMesh(started)
+        mesh.until_ready()
         mesh.rewrite_policy(
             lambda policy: policy.replace("[smollm2-135m-instruct]", '["*"]') + _RULES
         )
