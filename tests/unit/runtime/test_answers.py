@@ -208,7 +208,8 @@ def test_an_answer_is_measured_as_it_is_sent(tmp_path: Path) -> None:
             large = pb.GenerateResponse(delta=pb.Delta(text="\N{OWL}" * 70_000))
             mesh.runtime.serving.answers.offer(report, [large])
             await mesh.generate(greedy(), cache_key="router-1.k2")
-            return (await anext(aiter(answers))).key
+            key: str = (await anext(aiter(answers))).key
+            return key
 
     assert meshed(tmp_path, body) == "k2"
 
