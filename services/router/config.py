@@ -125,6 +125,16 @@ class Config:
         default=300.0,
         help="seconds after which Envoy closes a client's connection without a request",
     )
+    cache_bytes: int = setting(
+        environ.count,
+        default=64 << 20,
+        help="memory for answers that are given again, about 2 KB each; 0: none are kept",
+    )
+    cache_ttl_s: float = setting(
+        environ.positive,
+        default=300.0,
+        help="seconds that an answer is kept whose caller, but not its class, allows it",
+    )
     record_buffer: int = setting(
         environ.positive_int,
         default=20_000,

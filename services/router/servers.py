@@ -12,7 +12,9 @@ from evenflow.openai.v1.models_service_pb2_grpc import add_ModelsServiceServicer
 from evenflow.router.v1.peer_service_pb2_grpc import add_PeerServiceServicer_to_server
 from evenflow.router.v1.router_service_pb2_grpc import add_RouterServiceServicer_to_server
 from services.chassis.identity import TlsFiles
+from services.chassis.interception import Interceptor, Wrapped
 from services.chassis.server import Server, grpc_server
+from services.chassis.status import Statuses
 from services.router.core.admission import TimeLimits
 from services.router.core.models import Catalogue
 from services.router.inbound import models, operator, peers
@@ -21,6 +23,8 @@ from services.router.inbound.check import Check
 from services.router.inbound.check_socket import CheckSocket
 from services.router.inbound.discovery import Discovery
 from services.router.inbound.mesh import Mesh
+from services.router.inbound.replaying import ERRORS as REPLAY_ERRORS
+from services.router.inbound.replaying import Replaying, add_replaying_to_server
 
 _DATA_PLANE = (  # what callers see through Envoy, for health and reflection
     "evenflow.inference.v1.InferenceService",
@@ -50,6 +54,8 @@ def sidecar_server(
     )
     add_AccessLogServiceServicer_to_server(access_log, server.grpc)
     add_AggregatedDiscoveryServiceServicer_to_server(discovery, server.grpc)
+    replaying = Replaying(mesh.caching.replays)
+    add_replaying_to_server(replaying, Wrapped(server.grpc, Interceptor([Statuses(REPLAY_ERRORS)])))
     listed = models.Models(mesh.policy, mesh.endpoints, catalogue, clock)
     models.add_models_to_server(models.ModelsServicer(listed), server.wrapped)
     add_ModelsServiceServicer_to_server(models.OpenAIModelsServicer(listed), server.wrapped)

@@ -13,6 +13,7 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2_grpc import (
     add_TraceServiceServicer_to_server,
 )
 
+from evenflow.telemetry.v1.cache_service_pb2_grpc import add_CacheServiceServicer_to_server
 from evenflow.telemetry.v1.endpoint_service_pb2_grpc import add_EndpointServiceServicer_to_server
 from evenflow.telemetry.v1.record_service_pb2_grpc import add_RecordServiceServicer_to_server
 from services.chassis import lifecycle, logs, traces
@@ -24,9 +25,16 @@ from services.telemetry.config import Config
 from services.telemetry.core.aggregates import Aggregates
 from services.telemetry.core.labels import Labels
 from services.telemetry.core.records import Observation
-from services.telemetry.inbound import endpoints, records, spans
+from services.telemetry.inbound import caches, endpoints, records, spans
+from services.telemetry.inbound.caches import CacheServicer
 from services.telemetry.inbound.endpoints import EndpointServicer
-from services.telemetry.inbound.exposition import OPERATION, PROVIDER, MeshCollector, rendering
+from services.telemetry.inbound.exposition import (
+    OPERATION,
+    PROVIDER,
+    MeshCollector,
+    Said,
+    rendering,
+)
 from services.telemetry.inbound.metrics_page import MetricsPage
 from services.telemetry.inbound.records import RecordServicer
 from services.telemetry.inbound.spans import TraceServicer
@@ -38,6 +46,7 @@ SLOTS = 5  # of the window; it covers 80 to 100 % of what was asked for
 CALLERS: AllowedCallers = {
     f"/{records.SERVICE}/": frozenset({"router"}),
     f"/{endpoints.SERVICE}/": frozenset({"router"}),
+    f"/{caches.SERVICE}/": frozenset({"router"}),
     f"/{spans.SERVICE}/": frozenset(
         {"gateway", "router", "runtime", "policy", "telemetry", "operator"}
     ),
@@ -79,6 +88,7 @@ async def serve(config: Config) -> None:
         page.close()
         parts.records.close()
         parts.endpoints.close()
+        parts.caches.close()
         await lifecycle.drain(parts.server, drain_s=config.drain_s)
         forwarding.cancel()
     await asyncio.to_thread(tracing.stop)
@@ -102,6 +112,7 @@ class Parts:
     page: MetricsPage
     records: RecordServicer
     endpoints: EndpointServicer
+    caches: CacheServicer
     forwarding: Forwarding | None
 
     async def forward(self) -> None:
@@ -132,18 +143,19 @@ def build(config: Config) -> Parts:
 
     record_servicer = RecordServicer(take, aggregates.take_lost)
     trace_servicer = TraceServicer(sink)
-    endpoint_servicer = EndpointServicer()
+    endpoint_servicer, cache_servicer = EndpointServicer(), CacheServicer()
     collector = MeshCollector(
         aggregates,
         clock=clock,
         own=partial(_own, record_servicer, trace_servicer, sink),
-        endpoints=endpoint_servicer.counts,
-        queued=endpoint_servicer.queued,
+        said=Said(endpoint_servicer.counts, endpoint_servicer.queued, cache_servicer),
     )
     trust_domain = certificate_trust_domain(tls.certificate.read_bytes())
     page = MetricsPage(rendering(collector), trust_domain=trust_domain)
-    server = build_server(tls, record_servicer, trace_servicer, endpoint_servicer)
-    return Parts(server, page, record_servicer, endpoint_servicer, forwarding)
+    server = build_server(
+        tls, record_servicer, trace_servicer, followed=endpoint_servicer, kept=cache_servicer
+    )
+    return Parts(server, page, record_servicer, endpoint_servicer, cache_servicer, forwarding)
 
 
 def _aggregates(config: Config) -> Aggregates:
@@ -168,15 +180,21 @@ def _forwarding(config: Config, tls: TlsFiles) -> Forwarding | None:
 
 
 def build_server(
-    tls: TlsFiles, taken: RecordServicer, received: TraceServicer, followed: EndpointServicer
+    tls: TlsFiles,
+    taken: RecordServicer,
+    received: TraceServicer,
+    *,
+    followed: EndpointServicer,
+    kept: CacheServicer,
 ) -> Server:
     server = grpc_server(
         errors={},
         callers=CALLERS,
         tls=tls,
-        services=[records.SERVICE, endpoints.SERVICE, spans.SERVICE],
+        services=[records.SERVICE, endpoints.SERVICE, caches.SERVICE, spans.SERVICE],
     )
     add_EndpointServiceServicer_to_server(followed, server.grpc)
+    add_CacheServiceServicer_to_server(kept, server.grpc)
     add_RecordServiceServicer_to_server(taken, server.grpc)
     add_TraceServiceServicer_to_server(received, server.grpc)  # type: ignore[no-untyped-call] # generated
     return server

@@ -150,6 +150,13 @@ def test_a_record_says_all_that_is_known() -> None:
     assert (record.hedged, record.hedge_won) == (False, False)
 
 
+@pytest.mark.parametrize(("cache", "cached"), [("hit", True), ("miss", False), ("", False)])
+def test_a_hits_record_says_so(cache: str, cached: bool) -> None:
+    record = message(Record(Request(decision(cache=cache)), ended(engine="cache")))
+
+    assert record.cached is cached
+
+
 def test_a_refusals_record_has_its_reason_and_no_wait() -> None:
     decided = decision(refusal=Reason.OUTPUT_LIMIT)
 

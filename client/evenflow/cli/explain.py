@@ -72,6 +72,8 @@ def story(why: pb.ExplainResponse) -> Iterator[str]:
         yield "ended     not yet, or its end was never reported"
         return
     yield from _hedge(why)
+    if why.cache:
+        yield f"cache     {why.cache}"
     yield from _ending(why.outcome)
     yield from _cut_off(why)
 
@@ -109,7 +111,8 @@ def _cut_off(why: pb.ExplainResponse) -> Iterator[str]:
 def _ending(outcome: pb.ExplainResponse.Outcome) -> Iterator[str]:
     if outcome.HasField("time_to_first_token"):
         ttft_s = outcome.time_to_first_token.ToTimedelta().total_seconds()
-        yield f"answered  by {outcome.endpoint}, first token after {ttft_s * 1000:.0f} ms"
+        by = outcome.endpoint or "the response cache"
+        yield f"answered  by {by}, first token after {ttft_s * 1000:.0f} ms"
     duration_s = outcome.duration.ToTimedelta().total_seconds()
     yield (
         f"ended     {_code_name(outcome.grpc_code)} after {duration_s:.2f} s, "

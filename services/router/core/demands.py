@@ -1,5 +1,6 @@
 """What one request asks for, whichever protocol it came by."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum
 
@@ -46,12 +47,31 @@ class Output:
         return self.at_most_tokens or unsaid
 
 
+class CacheUse(Enum):
+    """What a caller says about answers that were given before."""
+
+    UNSAID = "unsaid"  # as its class's rules say
+    ALLOW = "allow"
+    BYPASS = "bypass"
+
+
+@dataclass(frozen=True, slots=True)
+class Repeatable:
+    """A request whose answer may be given again."""
+
+    use: CacheUse
+    deterministic: bool  # the same request has the same answer
+    request_bytes: int
+    content: Callable[[], bytes]  # all of it that the answer depends on, in one way only
+
+
 @dataclass(frozen=True, slots=True)
 class Demand:
     model: str
     workload_class: WorkloadClass | None  # None: the tenant's default
     prompt: Prompt
     output: Output | None  # None: nothing is written
+    repeatable: Repeatable | None = None  # None: it has no answer to be given again
 
     def __post_init__(self) -> None:
         if not self.model:

@@ -53,6 +53,7 @@ class Decision:
     answering: str = ""  # the model that was picked to answer; empty: refused
     estimate: int = 0  # of the prompt's tokens, uncorrected; 0: they were counted
     degraded: Degraded = UNDEGRADED
+    cache: str = ""  # what the response cache did: hit, miss, bypass; empty: nothing
 
     @property
     def plan(self) -> HedgePlan | None:

@@ -60,6 +60,7 @@ class DataPlane:
     body_limit_bytes: int = 4 << 20
     queue_limit_s: float = 600.0  # a Check held longer counts as failed
     idle_limit_s: float = 300.0  # a client's connection without a request is closed after it
+    response_cache: bool = False  # what Check says may send a request to the router itself
 
     def __post_init__(self) -> None:
         if not 0.0 <= self.trace_share <= 1.0:

@@ -11,6 +11,7 @@ from enum import Enum
 from services.router.core.demands import WorkloadClass
 from services.router.core.expectations import NO_PREFIX, Prefix
 from services.router.core.picking import Candidate
+from services.router.core.response_cache import Answer
 from services.router.core.rungs import UNDEGRADED, Degraded
 
 
@@ -71,4 +72,16 @@ class Refused:
     others: Mapping[str, int] = dataclass_field(default_factory=dict)
 
 
-Verdict = Admitted | Refused
+@dataclass(frozen=True, slots=True)
+class Hit:
+    """The router itself gives an earlier answer again; no engine is asked."""
+
+    workload_class: WorkloadClass
+    answer: Answer
+    timeout_s: float  # what is left of its deadline
+    candidates: Sequence[Candidate] = ()  # nobody was looked at
+    others: Mapping[str, int] = dataclass_field(default_factory=dict)
+    degraded: Degraded = UNDEGRADED
+
+
+Verdict = Admitted | Refused | Hit

@@ -108,6 +108,7 @@ def write_line(request: Request, end: Ended) -> None:
             "expected_cached_tokens": decision.expected_cached_tokens if usage else None,
             "workload_class": decision.workload_class.value if decision.workload_class else None,
             "queue_ms": _ms(decision.queue_wait_s),
+            "cache": decision.cache,
             "trace_id": decision.trace_id,
             "estimated_prompt_tokens": decision.prompt_tokens or None,
         }

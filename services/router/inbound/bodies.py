@@ -6,11 +6,15 @@ that says whether the message is compressed, four of its length (big endian), th
 
 import struct
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 from google.protobuf.message import DecodeError
 
 from evenflow.inference.v1.inference_service_pb2 import (
+    RESPONSE_CACHE_ALLOW,
+    RESPONSE_CACHE_BYPASS,
+    RESPONSE_CACHE_UNSPECIFIED,
     CountTokensRequest,
     GenerateRequest,
     TokenizeRequest,
@@ -21,10 +25,12 @@ from evenflow.openai.v1.chat_service_pb2 import (
 )
 from services.router.classes import WORKLOAD_CLASSES
 from services.router.core.demands import (
+    CacheUse,
     Demand,
     InvalidDemand,
     Output,
     Prompt,
+    Repeatable,
     WorkloadClass,
     estimated_tokens,
 )
@@ -73,6 +79,12 @@ def _generate(body: bytes) -> Demand:
         workload_class=_class_of(number) if number else None,
         prompt=_prompt(request, to_generate=True),
         output=Output(request.sampling.max_output_tokens if said else None, _MAX_OUTPUT),
+        repeatable=Repeatable(
+            use=_use_of(request.response_cache),
+            deterministic=_is_greedy(request.sampling),
+            request_bytes=len(body),
+            content=partial(_content, request, request),
+        ),
     )
 
 
@@ -91,7 +103,8 @@ def _counted(message: type[Any]) -> Callable[[bytes], Demand]:
 
 def _completed(message: type[Any]) -> Callable[[bytes], Demand]:
     def read(body: bytes) -> Demand:
-        chat = _framed(body, message).completion
+        request = _framed(body, message)
+        chat = request.completion
         field = "max_completion_tokens" if chat.HasField("max_completion_tokens") else "max_tokens"
         said = chat.HasField(field)
         name = chat.workload_class
@@ -106,6 +119,12 @@ def _completed(message: type[Any]) -> Callable[[bytes], Demand]:
                 start=beginnings.completion(chat.messages),
             ),
             output=Output(getattr(chat, field) if said else None, field),
+            repeatable=Repeatable(
+                use=_use_named(chat.response_cache),
+                deterministic=_is_greedy(chat),
+                request_bytes=len(body),
+                content=partial(_content, request, chat),
+            ),
         )
 
     return read
@@ -126,6 +145,34 @@ def _prompt(request: Any, *, to_generate: bool) -> Prompt:
     return Prompt(estimated_tokens(request.chat.ByteSize()), exact=False, chat=True, start=start)
 
 
+def _is_greedy(sampling: Any) -> bool:
+    """Not a fixed seed: it repeats on one engine only, and the mesh has many."""
+    return bool(sampling.HasField("temperature") and sampling.temperature == 0)
+
+
+def _content(request: Any, asked: Any) -> bytes:
+    """Unknown fields are in it, since a newer runtime may know them; map keys are sorted."""
+    for field in _NOT_OF_THE_ANSWER:
+        asked.ClearField(field)
+    content: bytes = request.SerializeToString(deterministic=True)
+    return content
+
+
+def _use_of(number: int) -> CacheUse:
+    use = _USES.get(number)
+    if use is None:
+        raise InvalidDemand("response_cache", f"must be one of the enum's values, got {number}")
+    return use
+
+
+def _use_named(name: str) -> CacheUse:
+    if not name:
+        return CacheUse.UNSAID
+    if name not in ("allow", "bypass"):
+        raise InvalidDemand("response_cache", f"must be allow or bypass, got {name[:100]!a}")
+    return CacheUse(name)
+
+
 def _class_of(number: int) -> WorkloadClass:
     workload_class = WORKLOAD_CLASSES.get(number)
     if workload_class is None:
@@ -144,6 +191,12 @@ def _class_named(name: str) -> WorkloadClass:
 
 
 _MAX_OUTPUT = "sampling.max_output_tokens"
+_NOT_OF_THE_ANSWER = ("workload_class", "response_cache")
+_USES: Mapping[int, CacheUse] = {
+    RESPONSE_CACHE_UNSPECIFIED: CacheUse.UNSAID,
+    RESPONSE_CACHE_ALLOW: CacheUse.ALLOW,
+    RESPONSE_CACHE_BYPASS: CacheUse.BYPASS,
+}
 _READERS: Mapping[str, Callable[[bytes], Demand]] = {
     "/evenflow.inference.v1.InferenceService/Generate": _generate,
     "/evenflow.inference.v1.InferenceService/Tokenize": _counted(TokenizeRequest),

@@ -29,10 +29,11 @@ from services.router.core.pressure import Outlook, degrading, outlook
 from services.router.core.queue import Waiting
 from services.router.core.requests import Decision
 from services.router.core.tenants import Caller, Tenant, Tenants
-from services.router.core.verdicts import Admitted, Reason, Refused, Verdict
+from services.router.core.verdicts import Admitted, Hit, Reason, Refused, Verdict
 from services.router.inbound.answers import Answer, let_go, refusal
 from services.router.inbound.asked import Asked, Question, asked
 from services.router.inbound.bodies import InvalidBody, demand_of
+from services.router.inbound.caching import Asking, Consulted
 from services.router.inbound.judgements import Judged, Request, begun, decision_of, ended, slot_of
 from services.router.inbound.line import Held, Turn
 from services.router.inbound.mesh import Mesh
@@ -106,10 +107,22 @@ class Check:
                 Climb(corrected), tenant, pool, remaining_s=remaining_s, limits=limits
             )
             return Judged(asking.caller, demand, verdict)
-        climb = self._climb(asking, corrected, remaining_s)
+        consulted = self._consulted(asking, demand)
+        judged = Judged(asking.caller, replace(demand, repeatable=None), None, consulted=consulted)
+        if consulted.answer is not None:
+            workload_class = class_of(demand, tenant)
+            timeout_s = self._limits.of(workload_class, remaining_s)
+            return replace(judged, verdict=Hit(workload_class, consulted.answer, timeout_s))
+        climb = self._climb(asking, replace(corrected, repeatable=None), remaining_s)
         if isinstance(climb, Refused):
-            return Judged(asking.caller, demand, climb)
-        return self._line_up(asking, demand, climb, self._waiting(asking, climb.demand))
+            return replace(judged, verdict=climb)
+        waiting = self._waiting(asking, climb.demand)
+        return self._line_up(asking, replace(judged, climb=climb, waiting=waiting))
+
+    def _consulted(self, asking: "_Asking", demand: Demand) -> Consulted:
+        wanted = Asking(asking.question.method, demand, asking.tenant)
+        mesh = self._mesh
+        return mesh.caching.consult(wanted, asking.known.tenants, mesh.endpoints, asking.now_s)
 
     def _climb(
         self, asking: "_Asking", demand: Demand, remaining_s: float | None
@@ -126,10 +139,11 @@ class Check:
         limits = self._limits
         return stepped_down(demand, asking.tenant, degrade, remaining_s=remaining_s, limits=limits)
 
-    def _line_up(self, asking: "_Asking", demand: Demand, climb: Climb, waiting: Waiting) -> Judged:
+    def _line_up(self, asking: "_Asking", judged: Judged) -> Judged:
         """It goes, waits, or is refused for want of a place to wait."""
-        flow = self._mesh.line.flow
-        judged = Judged(asking.caller, demand, None, climb, waiting)
+        flow, waiting, climb = self._mesh.line.flow, judged.waiting, judged.climb
+        assert waiting is not None, "what needs a place was looked at"
+        assert climb is not None, "what needs a place was looked at"
         if flow.may_pass(waiting, asking.now_s):
             return replace(judged, verdict=self._place(judged, asking.caller, asking.now_s))
         offered = flow.offer(waiting, asking.now_s)
@@ -210,6 +224,9 @@ class Check:
         self._mesh.requests.note(decision)
         if judged.verdict is None:
             return let_go(identity(decision))
+        if isinstance(judged.verdict, Hit):
+            promised = self._mesh.caching.promise(decision, judged.verdict, now_s)
+            return let_go((*identity(decision), *promised))
         return refusal(judged.verdict, decision.request_id)
 
     def _let_go(
@@ -225,7 +242,11 @@ class Check:
         assert judged.caller is not None, "nobody unknown is admitted"
         tenant = judged.caller.tenant
         said = orders(decision, admitted, tenant, mesh.salts.of(tenant))
-        return let_go((*identity(decision), *said, *route(admitted, decision.plan)))
+        consulted = judged.consulted
+        if admitted.degraded.taken:  # another answer than it would have had
+            consulted = replace(consulted, key="")
+        kept = mesh.caching.sent(consulted, tenant, until_s=slot.expires_at_s)
+        return let_go((*identity(decision), *said, *route(admitted, decision.plan), *kept))
 
     def _hedge(self, admitted: Admitted, now_s: float) -> HedgePlan | NotHedged:
         wanted = Hedgeable(

@@ -19,6 +19,7 @@ from services.router.core.tenants import Caller
 from services.router.core.verdicts import Admitted, Refused, Verdict
 from services.router.degradations import degradations_text
 from services.router.inbound.asked import Asked
+from services.router.inbound.caching import NOT_ASKED, Consulted
 
 _propagator = TraceContextTextMapPropagator()
 _tracer = trace.get_tracer("evenflow.router")
@@ -40,6 +41,7 @@ class Judged:
     waiting: Waiting | None = None  # None: the flow control has no say
     queueing: Queueing | None = None  # None: it did not wait
     hedge: HedgePlan | NotHedged | None = None  # None: refused, or for the router
+    consulted: Consulted = NOT_ASKED
 
 
 def decision_of(request: Request, judged: Judged, now_s: float) -> Decision:
@@ -69,6 +71,7 @@ def decision_of(request: Request, judged: Judged, now_s: float) -> Decision:
         answering=admitted.model if admitted else "",
         estimate=0 if demand is None or demand.prompt.exact else demand.prompt.tokens,
         degraded=verdict.degraded if verdict else UNDEGRADED,
+        cache="" if refused else judged.consulted.outcome,
     )
 
 
@@ -136,6 +139,7 @@ def _attributes(decision: Decision, verdict: Verdict | None) -> Mapping[str, str
         "evenflow.refusal_reason": decision.refusal.value if decision.refusal else "",
         "evenflow.hedge.delay_ms": f"{plan.delay_s * 1000:.0f}" if plan else "",
         "evenflow.hedge.not_hedged": hedge.value if isinstance(hedge, NotHedged) else "",
+        "evenflow.cache": decision.cache,
         "evenflow.degradations": degradations_text(decision.degraded.taken),
     }
     return {key: value for key, value in attributes.items() if value}

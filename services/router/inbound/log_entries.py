@@ -8,6 +8,7 @@ from envoy.data.accesslog.v3.accesslog_pb2 import AccessLogType
 
 from services.router.core.endings import Code, Cut, Ended, Usage, final_code
 from services.router.degradations import DEGRADATIONS_HEADER, degradations_said
+from services.router.inbound.resources.names import ROUTER_CLUSTER
 
 _FLAGS = {  # the first that is set says who cut it
     "upstream_max_stream_duration_reached": Cut.DEADLINE,
@@ -59,7 +60,7 @@ def ended(entry: Any) -> Ended:
         usage=usage,
         model_version=said.get("x-evenflow-model-version", ""),
         engine=said.get("x-evenflow-engine", ""),
-        attempts=common.upstream_request_attempt_count,
+        attempts=_attempts(common),
         read_s=_seconds(common.time_to_last_rx_byte),
         sent_s=_sent_s(common),
         echoed_attempt=_attempt(said.get("x-evenflow-attempt", "")),
@@ -129,6 +130,13 @@ def _first_token_s(entry: Any) -> float | None:
 def _seconds(duration: Any) -> float:
     seconds: float = duration.seconds + duration.nanos * 1e-9
     return seconds
+
+
+def _attempts(common: Any) -> int:
+    if common.upstream_cluster == ROUTER_CLUSTER:
+        return 0  # the router answered itself
+    attempts: int = common.upstream_request_attempt_count
+    return attempts
 
 
 def _address(address: Any) -> str:

@@ -134,6 +134,7 @@ def _decided(decision: Decision) -> pb.ExplainResponse:
         estimated_prompt_tokens=decision.prompt_tokens,
         max_output_tokens=decision.output_tokens,
         skipped_rungs=decision.degraded.skipped,
+        cache=decision.cache,
     )
     response.received_at.FromMicroseconds(round(decision.received_unix_s * 1e6))
     if decision.workload_class is not None:

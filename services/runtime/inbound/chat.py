@@ -52,6 +52,9 @@ class ChatServicer(ChatServiceServicer):
                     written.append(step)
             reason = written[-1].finish_reason
             assert reason is not None, "an engine's last step has one"
+            if self._serving.answers.wanted(report) is not None:
+                blank = completion(self._blank_heading(), written, reason, report)
+                self._serving.answers.offer(report, [blank])
             return completion(heading, written, reason, report)
 
     async def StreamChatCompletion(  # noqa: N802 - the name is the proto's
@@ -75,6 +78,15 @@ class ChatServicer(ChatServiceServicer):
             if chat.stream_options.include_usage:
                 yield events.usage(report)
             yield done()
+            whole = self._serving.answers.wanted(report)
+            if whole is not None:
+                blank, usage = Events(self._blank_heading()), chat.stream_options.include_usage
+                said = [blank.chunk(whole, first=True), *([blank.usage(report)] if usage else [])]
+                self._serving.answers.offer(report, [*said, done()])
+
+    def _blank_heading(self) -> Heading:
+        """Of an answer that a router keeps, and gives again under another id at another time."""
+        return Heading("", 0, self._serving.engine.model, self._serving.engine.version)
 
     def _heading(self, owner: Owner) -> Heading:
         return Heading.of(owner, self._serving.engine, now_unix_s=self._now_unix_s())

@@ -1,6 +1,6 @@
 """evenflow.inference.v1 on the runtime: decode, run, encode."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import aclosing
 from typing import TypeVar
 
@@ -53,6 +53,9 @@ class GenerationServicer(InferenceServiceServicer):
                     yield pb.GenerateResponse(delta=_delta(step))
                     if step.finish_reason is not None:
                         yield pb.GenerateResponse(finished=_finished(step.finish_reason, report))
+            whole = self._serving.answers.wanted(report)
+            if whole is not None:
+                self._serving.answers.offer(report, self._to_keep(whole, report))
 
     async def Tokenize(  # noqa: N802 - the name is the proto's
         self, request: pb.TokenizeRequest, context: grpc.aio.ServicerContext
@@ -69,6 +72,14 @@ class GenerationServicer(InferenceServiceServicer):
             self._serving.owner(context)
             ids = await self._serving.encode(request.model, _prompt(request), context)
             return pb.CountTokensResponse(tokens=len(ids))
+
+    def _to_keep(self, whole: Step, report: Report) -> Sequence[pb.GenerateResponse]:
+        assert whole.finish_reason is not None, "it is whole"
+        return (
+            pb.GenerateResponse(started=self._started(report)),
+            pb.GenerateResponse(delta=_delta(whole)),
+            pb.GenerateResponse(finished=_finished(whole.finish_reason, report)),
+        )
 
     def _started(self, report: Report) -> pb.Started:
         engine = self._serving.engine

@@ -29,6 +29,7 @@ class Owner:
     pool: str  # the boundary that the tenant stays in; empty: the shared pool
     attempt: int = 1  # of the gateway's at this request: above 1, a retry or a hedge
     orders: Orders = AS_ASKED
+    cache_key: str = ""  # under which a router wants to keep the answer; empty: none does
 
     @classmethod
     def of(cls, context: grpc.aio.ServicerContext) -> "Owner":
@@ -52,6 +53,7 @@ class Owner:
             pool=said.get("pool", ""),
             attempt=_number(said, _ATTEMPT) if _ATTEMPT in said else 1,
             orders=_orders(said) if "degradations" in said else AS_ASKED,
+            cache_key=said.get("cache-key", ""),
         )
 
 

@@ -9,9 +9,11 @@ from services.chassis.logs import add_facts
 from services.runtime.core.attempts import Attempt
 from services.runtime.core.degrading import Degradation
 from services.runtime.core.engine import Engine, Step
+from services.runtime.core.whole import Whole
 from services.runtime.inbound.owners import Owner
 
 DEGRADATIONS_HEADER = "x-evenflow-degradations"
+MOST_ANSWER_BYTES = 256 << 10  # of one that a router may keep
 
 
 class Report:
@@ -28,6 +30,11 @@ class Report:
         self._engine = engine
         self._first: Step | None = None
         self._finish_reason = ""
+        self._whole = Whole(most_bytes=MOST_ANSWER_BYTES) if owner.cache_key else None
+
+    @property
+    def model_version(self) -> str:
+        return self._engine.version
 
     @property
     def has_begun(self) -> bool:
@@ -59,6 +66,12 @@ class Report:
         self.cached_tokens = step.cached_prompt_tokens
         if step.finish_reason is not None:
             self._finish_reason = step.finish_reason.value
+        if self._whole is not None:
+            self._whole.add(step)
+
+    def whole(self) -> Step | None:
+        """All that was written, as one step; None: no router wants it, or it is none to keep."""
+        return self._whole.step() if self._whole is not None else None
 
     def attempt(self) -> Attempt:
         """As far as it has come."""

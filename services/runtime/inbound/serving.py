@@ -16,6 +16,7 @@ from services.runtime.core.demands import Chat, Demand, Prompt, Text, check_size
 from services.runtime.core.engine import Engine, Job, Step
 from services.runtime.core.limits import output_tokens
 from services.runtime.core.trimming import trimmed
+from services.runtime.inbound.answers import Answers
 from services.runtime.inbound.attempts import AttemptLog
 from services.runtime.inbound.owners import Owner
 from services.runtime.inbound.patience import Patience
@@ -38,6 +39,7 @@ class Serving:
         self.draining = False
         self.patience = Patience()
         self.attempts = AttemptLog(engine)
+        self.answers = Answers()
         self.without_progress_s = 0.0  # of the engine, while it has work
         self._active = 0
         self._idle = asyncio.Event()

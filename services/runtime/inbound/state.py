@@ -11,6 +11,7 @@ from google.protobuf.duration_pb2 import Duration
 from evenflow.runtime.v1 import runtime_service_pb2 as pb
 from evenflow.runtime.v1.runtime_service_pb2_grpc import RuntimeServiceServicer
 from services.chassis.deadline import Deadline
+from services.runtime.core.engine import InvalidInput
 from services.runtime.core.pace import Counts, Pace
 from services.runtime.inbound.serving import Serving
 
@@ -18,6 +19,7 @@ SERVICE = "evenflow.runtime.v1.RuntimeService"
 CALLERS = {
     f"/{SERVICE}/WatchState": frozenset({"router"}),
     f"/{SERVICE}/WatchAttempts": frozenset({"router"}),
+    f"/{SERVICE}/WatchAnswers": frozenset({"router"}),
     f"/{SERVICE}/Drain": frozenset({"router", "operator"}),
 }
 
@@ -37,6 +39,7 @@ class StateServicer(RuntimeServiceServicer):
         """Ends every stream, so that routers know at once."""
         self._stopping.set()
         self._serving.attempts.stop()
+        self._serving.answers.close()
 
     async def WatchState(  # noqa: N802 - the name is the proto's
         self, request: pb.WatchStateRequest, context: grpc.aio.ServicerContext
@@ -54,6 +57,15 @@ class StateServicer(RuntimeServiceServicer):
         async with aclosing(self._serving.attempts.watch()) as attempts:
             async for each in attempts:
                 yield each
+
+    async def WatchAnswers(  # noqa: N802 - the name is the proto's
+        self, request: pb.WatchAnswersRequest, context: grpc.aio.ServicerContext
+    ) -> AsyncIterator[pb.WatchAnswersResponse]:
+        if not request.router:
+            raise InvalidInput("router", "must not be empty")
+        async with aclosing(self._serving.answers.watch(request.router)) as answers:
+            async for answer in answers:
+                yield answer
 
     async def Drain(  # noqa: N802 - the name is the proto's
         self, request: pb.DrainRequest, context: grpc.aio.ServicerContext

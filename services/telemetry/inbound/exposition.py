@@ -5,6 +5,8 @@
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Protocol
 
 from prometheus_client import CollectorRegistry
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
@@ -57,12 +59,27 @@ def rendering(collector: Collector) -> Callable[[str], tuple[bytes, str]]:
     return render
 
 
-class MeshCollector(Collector):
-    """`own` counts what the service itself did: name, what it means, value.
+class Caches(Protocol):
+    """What is known of the routers' response caches."""
 
-    `endpoints` gives their number in each state, `queued` that of the requests which wait in each
-    band; empty while no router says.
-    """
+    @property
+    def outcomes(self) -> Mapping[str, int]: ...
+
+    def held(self) -> tuple[int, int] | None: ...  # entries and bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Said:
+    """By routers of themselves: how many endpoints are in each state, how many requests wait in
+    each band, what their response caches did and hold. Empty while no router says."""
+
+    endpoints: Callable[[], Mapping[str, int]]
+    queued: Callable[[], Mapping[str, int]]
+    caches: Caches
+
+
+class MeshCollector(Collector):
+    """`own` counts what the service itself did: name, what it means, value."""
 
     def __init__(
         self,
@@ -70,14 +87,12 @@ class MeshCollector(Collector):
         *,
         clock: Callable[[], float],
         own: Callable[[], Iterable[tuple[str, str, float]]],
-        endpoints: Callable[[], Mapping[str, int]],
-        queued: Callable[[], Mapping[str, int]] = dict,
+        said: Said,
     ) -> None:
         self._aggregates = aggregates
         self._clock = clock
         self._own = own
-        self._endpoints = endpoints
-        self._queued = queued
+        self._said = said
 
     def collect(self) -> Iterator[Metric]:
         now_s = self._clock()
@@ -88,6 +103,7 @@ class MeshCollector(Collector):
         yield from self._histograms()
         yield self._endpoint_states()
         yield self._queues()
+        yield from self._response_caches()
         yield GaugeMetricFamily(
             "evenflow_telemetry_series",
             "Sets of model, tenant and workload class that are counted apart.",
@@ -170,7 +186,7 @@ class MeshCollector(Collector):
             "Endpoints in each state, as routers see them; none while no router says.",
             labels=("state",),
         )
-        for state, number in self._endpoints().items():
+        for state, number in self._said.endpoints().items():
             family.add_metric((state,), number)
         return family
 
@@ -180,9 +196,29 @@ class MeshCollector(Collector):
             "Requests that wait in routers, by priority band; none while no router says.",
             labels=("band",),
         )
-        for band, number in self._queued().items():
+        for band, number in self._said.queued().items():
             family.add_metric((band,), number)
         return family
+
+    def _response_caches(self) -> Iterator[Metric]:
+        requests = CounterMetricFamily(
+            "evenflow_response_cache",
+            "Requests that were to use the response cache, by what it did.",
+            labels=("outcome",),
+        )
+        for outcome, count in self._said.caches.outcomes.items():
+            requests.add_metric((outcome,), count)
+        yield requests
+        held = self._said.caches.held()
+        entries, size_bytes = held or (None, None)
+        yield GaugeMetricFamily(
+            "evenflow_response_cache_entries",
+            "Answers that routers' response caches hold; none while no router says.",
+            value=entries,
+        )
+        yield GaugeMetricFamily(
+            "evenflow_response_cache_bytes", "What they take, in bytes.", value=size_bytes
+        )
 
     def _histograms(self) -> Iterator[Metric]:
         first = HistogramMetricFamily(

@@ -102,7 +102,8 @@ def decode(record: pb.RequestRecord) -> Observation:
         queue_wait_s=_seconds(wait),
         time_to_first_token_s=_seconds(first),
         duration_s=_seconds(record.duration) or 0.0,
-        usage=_usage(record.usage) if record.HasField("usage") else None,
+        # A cached answer took no token of an engine.
+        usage=_usage(record.usage) if record.HasField("usage") and not record.cached else None,
         attempts=record.attempts,
         hedged=record.hedged,
         hedge_won=record.hedge_won,

@@ -57,6 +57,13 @@ class Servicer(pb_grpc.RuntimeServiceServicer):
         for _ in ():
             yield pb.WatchAttemptsResponse()
 
+    async def WatchAnswers(  # noqa: N802 - the name is the proto's
+        self, request: pb.WatchAnswersRequest, context: grpc.aio.ServicerContext
+    ) -> AsyncIterator[pb.WatchAnswersResponse]:
+        nobody_asks: tuple[pb.WatchAnswersResponse, ...] = ()
+        for each in nobody_asks:
+            yield each
+
     async def Drain(  # noqa: N802 - the name is the proto's
         self, request: pb.DrainRequest, context: grpc.aio.ServicerContext
     ) -> pb.DrainResponse:

@@ -196,6 +196,7 @@ def test_explain_tells_a_request_s_story(tmp_path: Path) -> None:
         winning_attempt=2,
         degradations=[pb.Degradation(rung="smaller_output", reason="saturated")],
         skipped_rungs=["fallback_model=saturated: tenant acme may not use tiny"],
+        cache="miss",
     )
 
     with scripted_mesh(Script(explained=explained), tmp_path, service="router") as mesh:
@@ -204,6 +205,7 @@ def test_explain_tells_a_request_s_story(tmp_path: Path) -> None:
         unknown = evenflow("explain", "r-2", *port, home=home)
 
     assert "by acme/web" in result.stdout
+    assert "cache     miss" in result.stdout
     assert "DEADLINE_EXCEEDED" in result.stdout
     assert "hedged    after 120 ms, attempt 2 answered" in result.stdout
     assert "draining" in result.stdout

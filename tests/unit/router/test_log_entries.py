@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from services.router.core.endings import Code, Cut, Usage, final_code
 from services.router.inbound.log_entries import ended
+from services.router.inbound.resources.names import ROUTER_CLUSTER
 from tests.unit.router.values import GENERATE
 
 USAGE: dict[str, Any] = {
@@ -46,6 +47,13 @@ def test_an_answer_is_read_whole() -> None:
     assert (end.began_unix_s, end.duration_s, end.first_token_s) == (1.5, 0.9, 0.125)
     assert (end.grpc_code, end.attempts) == (Code.OK, 2)
     assert end.usage == Usage(10, 4, 20)
+
+
+def test_what_the_router_answers_itself_went_to_no_runtime() -> None:
+    logged = entry(grpc_status="0", **USAGE)
+    logged.common_properties.upstream_cluster = ROUTER_CLUSTER
+
+    assert ended(logged).attempts == 0
 
 
 def test_the_routers_own_id_for_the_request_wins() -> None:

@@ -6,6 +6,10 @@ from envoy.config.cluster.v3.cluster_pb2 import Cluster
 from envoy.config.endpoint.v3.endpoint_pb2 import ClusterLoadAssignment
 from envoy.config.listener.v3.listener_pb2 import Listener
 from envoy.config.route.v3.route_pb2 import RouteConfiguration
+from envoy.extensions.filters.http.ext_authz.v3.ext_authz_pb2 import ExtAuthz
+from envoy.extensions.filters.network.http_connection_manager.v3 import (
+    http_connection_manager_pb2 as hcm_pb2,
+)
 from envoy.extensions.transport_sockets.tls.v3.secret_pb2 import Secret
 from envoy.extensions.transport_sockets.tls.v3.tls_pb2 import UpstreamTlsContext
 
@@ -18,6 +22,8 @@ from services.router.inbound.resources.build import (
     SECRETS,
     resources_of,
 )
+from services.router.inbound.resources.filters import CHECK
+from services.router.inbound.resources.names import CACHED_HEADER, ROUTER_CLUSTER
 
 PLANE = DataPlane(
     trust_domain="evenflow.local",
@@ -27,6 +33,15 @@ PLANE = DataPlane(
 )
 SNAPSHOT = Snapshot(PLANE, TlsMaterial(b"certificate", b"key", b"authorities"))
 A, B = HostPort("10.0.0.1", 9101), HostPort("10.0.0.2", 9101)
+
+
+def checking(listener: bytes) -> ExtAuthz:
+    manager, check = hcm_pb2.HttpConnectionManager(), ExtAuthz()
+    http = Listener.FromString(listener).filter_chains[0].filters[0]
+    assert http.typed_config.Unpack(manager)
+    (found,) = (each for each in manager.http_filters if each.name == CHECK)
+    assert found.typed_config.Unpack(check)
+    return check
 
 
 def test_equal_snapshots_give_equal_bytes() -> None:
@@ -86,6 +101,17 @@ def test_nothing_is_traced_without_telemetry() -> None:
 
     assert "telemetry" not in built[CLUSTERS]
     assert b"opentelemetry" not in built[LISTENERS]["mesh"]
+
+
+def test_hits_go_to_the_router_and_only_a_cache_costs_a_second_look_at_the_routes() -> None:
+    keeping = replace(SNAPSHOT, data_plane=replace(SNAPSHOT.data_plane, response_cache=True))
+
+    for snapshot, looks in ((SNAPSHOT, False), (keeping, True)):
+        built = resources_of(snapshot)
+        first = RouteConfiguration.FromString(built[ROUTES]["mesh"]).virtual_hosts[0].routes[0]
+        assert first.match.headers[1].name == CACHED_HEADER
+        assert first.route.cluster == ROUTER_CLUSTER
+        assert checking(built[LISTENERS]["mesh"]).clear_route_cache is looks
 
 
 def test_each_listener_has_its_routes_and_secrets_have_their_names() -> None:

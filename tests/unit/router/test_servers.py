@@ -232,11 +232,11 @@ def test_a_refused_list_has_a_reason(tmp_path: Path, metadata: Any, reason: str)
     run(tmp_path, scenario)
 
 
-def test_generate_is_not_the_routers_to_answer(tmp_path: Path) -> None:
+def test_generate_is_not_the_routers_to_answer_unless_it_promised(tmp_path: Path) -> None:
     async def scenario(sidecar: Sidecar) -> None:
         with pytest.raises(grpc.aio.AioRpcError) as caught:
             async for _ in sidecar.models.Generate(inference_pb.GenerateRequest()):
                 pass
-        assert caught.value.code() is grpc.StatusCode.UNIMPLEMENTED
+        assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
 
     run(tmp_path, scenario)

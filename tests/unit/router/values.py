@@ -18,7 +18,7 @@ from services.router.core.ladder import Climb
 from services.router.core.picking import Filter, Picker
 from services.router.core.requests import Decision, Requests
 from services.router.core.tenants import ApiKey, CacheSalts, PolicyView, Tenant, Tenants
-from services.router.core.verdicts import Verdict
+from services.router.core.verdicts import Admitted, Refused
 from services.router.inbound.answers import Answer
 from services.router.inbound.asked import Question
 from services.router.inbound.lessons import Lessons
@@ -101,7 +101,9 @@ def pool(known: Endpoints, requests: Requests | None = None, *filters: Filter) -
     return Pool(picker(known, requests, *filters), now_s=0.0, salt="salt of acme")
 
 
-def decided(asked: Demand, whose: Tenant, where: Pool, remaining_s: float | None = None) -> Verdict:
+def decided(
+    asked: Demand, whose: Tenant, where: Pool, remaining_s: float | None = None
+) -> Admitted | Refused:
     """As Check does where nobody has to wait and no class has a ladder."""
     refused = never(asked, whose, where, remaining_s=remaining_s)
     climb = Climb(asked)

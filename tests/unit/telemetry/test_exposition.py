@@ -7,7 +7,8 @@ from prometheus_client.parser import text_string_to_metric_families
 from services.telemetry.core.aggregates import Aggregates
 from services.telemetry.core.labels import MAX_RUNGS
 from services.telemetry.core.records import LostAttempt, Usage
-from services.telemetry.inbound.exposition import MeshCollector, rendering
+from services.telemetry.inbound.caches import CacheServicer
+from services.telemetry.inbound.exposition import MeshCollector, Said, rendering
 from tests.unit.telemetry.observations import REFUSED, aggregates, observed
 
 SERIES = {"model": "smollm2", "tenant": "acme", "workload_class": "interactive"}
@@ -23,8 +24,11 @@ def page_of(counted: Aggregates, *, now_s: float = 0.0, accept: str = "") -> str
         counted,
         clock=lambda: now_s,
         own=lambda: [("evenflow_telemetry_records", "Taken.", 7)],
-        endpoints=lambda: {"ready": 2, "stalled": 0},
-        queued=lambda: {"interactive": 0, "batch": 3},
+        said=Said(
+            endpoints=lambda: {"ready": 2, "stalled": 0},
+            queued=lambda: {"interactive": 0, "batch": 3},
+            caches=CacheServicer(),
+        ),
     )
     page, _ = rendering(collector)(accept)
     return page.decode()
@@ -184,3 +188,12 @@ def test_rungs_are_bounded_whatever_a_router_says() -> None:
     assert len(found) == MAX_RUNGS + 1
     of = {"rung": "other", "reason": "other", "workload_class": "interactive"}
     assert value(counted, "evenflow_degraded_requests_total", **of) == 101 - MAX_RUNGS
+
+
+def test_response_caches_are_counted_by_outcome_and_nothing_is_claimed_for_them() -> None:
+    name = "evenflow_response_cache_total"
+    assert [value(aggregates(), name, outcome=each) for each in ("hit", "miss", "bypass")] == [
+        0
+    ] * 3
+    assert "evenflow_response_cache_bytes{" not in page_of(aggregates()), "no router says"
+    assert ("evenflow_response_cache_entries", frozenset()) not in samples(aggregates())

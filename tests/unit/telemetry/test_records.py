@@ -72,6 +72,10 @@ def test_a_code_that_gRPC_does_not_have_is_refused(code: int) -> None:  # noqa: 
         decode(record(grpc_code=code))
 
 
+def test_an_answer_of_the_cache_took_no_token_of_an_engine() -> None:
+    assert decode(record(cached=True)).usage is None
+
+
 def test_a_histogram_counts_a_value_on_a_bound_as_below_it() -> None:
     histogram = Histogram([1.0, 2.0])
     for value in (0.5, 1.0, 1.5, 9.0):

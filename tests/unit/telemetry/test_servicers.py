@@ -18,6 +18,7 @@ from evenflow.telemetry.v1.record_service_pb2_grpc import RecordServiceStub
 from services.chassis.environ import address
 from services.chassis.identity import TlsFiles, channel
 from services.telemetry.core.records import LostAttempt, Observation, Usage
+from services.telemetry.inbound.caches import CacheServicer
 from services.telemetry.inbound.endpoints import EndpointServicer
 from services.telemetry.inbound.records import RecordServicer
 from services.telemetry.inbound.spans import TraceServicer
@@ -32,6 +33,7 @@ from tests.unit.telemetry.test_forwarding import spans
 class Served:
     records: RecordServicer
     endpoints: EndpointServicer
+    caches: CacheServicer
     observed: list[Observation]
     lost: list[LostAttempt]
     counted: asyncio.Event  # set at the first
@@ -51,13 +53,13 @@ async def serving(folder: Path) -> AsyncIterator[Served]:
         counted.set()
 
     records = RecordServicer(take, lost.append)
-    endpoints = EndpointServicer()
-    server = build_server(tls, records, TraceServicer(sink), endpoints)
+    endpoints, caches = EndpointServicer(), CacheServicer()
+    server = build_server(tls, records, TraceServicer(sink), followed=endpoints, kept=caches)
     port = server.listen(address("127.0.0.1:0"), tls)
     await server.grpc.start()
     try:
         where = f"127.0.0.1:{port}"
-        yield Served(records, endpoints, observed, lost, counted, sink, where, identities)
+        yield Served(records, endpoints, caches, observed, lost, counted, sink, where, identities)
     finally:
         await server.grpc.stop(None)
 

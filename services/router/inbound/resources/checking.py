@@ -62,6 +62,8 @@ def check(plane: DataPlane, listener: str) -> ExtAuthz:
         with_request_body=BufferSettings(
             max_request_bytes=plane.body_limit_bytes, pack_as_bytes=True
         ),
+        # A hit goes elsewhere than the path says; without hits it saves a look at the routes.
+        clear_route_cache=plane.response_cache,
         status_on_error=HttpStatus(code=StatusCode.ServiceUnavailable),
     )
 

@@ -23,6 +23,7 @@ FRONT_END = "frontend"
 
 ENDPOINTS_HEADER = "x-evenflow-endpoints"
 REQUEST_ID_HEADER = "x-evenflow-request-id"
+CACHED_HEADER = "x-evenflow-cached"  # by Check alone: the router answers, and not a runtime
 
 # A router that is started again is back in 2 to 3 s. Until then what calls it waits: 40 tries with
 # up to 0.5 s between them, 10 s or so. Not `reset`: a frozen router takes connections and never

@@ -29,6 +29,7 @@ from services.router.core.snapshot import DataPlane
 from services.router.inbound.answers import RETRIES
 from services.router.inbound.resources.filters import CHECK, CORS, OPENAI_FILTERS
 from services.router.inbound.resources.names import (
+    CACHED_HEADER,
     FRONT_END,
     MESH,
     RETRY_ROUTER_ON,
@@ -57,6 +58,10 @@ TO_ROUTER = (  # prefixes
 RETRY_ON = "connect-failure,refused-stream,reset-before-request,reset,unavailable"
 # gRPC's only method. HTTP/2 lets callers make up others, and Envoy asks the router with theirs.
 _POST = HeaderMatcher(name=":method", string_match=StringMatcher(exact="POST"))
+# Check's word, which clears the route that was found before it: the router has the answer.
+_CACHED = HeaderMatcher(name=CACHED_HEADER, present_match=True)
+# Not `unavailable`, nor often: a router that was started since does not have it.
+_TAKEN = "connect-failure,refused-stream,reset-before-request"
 
 
 def routes(plane: DataPlane) -> list[RouteConfiguration]:
@@ -68,12 +73,16 @@ def _configuration(listener: str, origins: tuple[str, ...]) -> RouteConfiguratio
         name=listener,
         domains=["*"],
         routes=[
+            _route(
+                RouteMatch(prefix="/evenflow.", headers=[_POST, _CACHED]),
+                _to_router(_TAKEN, tries=RETRIES),
+            ),
             *(
                 _route(RouteMatch(path=path, headers=[_POST]), _to_runtime())
                 for path in TO_RUNTIMES
             ),
             *(
-                _route(RouteMatch(prefix=prefix, headers=[_POST]), _to_router())
+                _route(RouteMatch(prefix=prefix, headers=[_POST]), _to_router(RETRY_ROUTER_ON))
                 for prefix in TO_ROUTER
             ),
             _unknown(),
@@ -101,13 +110,13 @@ def _to_runtime() -> RouteAction:
     )
 
 
-def _to_router() -> RouteAction:
+def _to_router(retry_on: str, tries: int = ROUTER_TRIES) -> RouteAction:
     return RouteAction(
         cluster=ROUTER_CLUSTER,
         timeout=timedelta(0),
         retry_policy=RetryPolicy(
-            retry_on=RETRY_ROUTER_ON,
-            num_retries=ROUTER_TRIES,
+            retry_on=retry_on,
+            num_retries=tries,
             retry_back_off=RetryPolicyRetryBackOff(
                 base_interval=ROUTER_TRY_AFTER, max_interval=ROUTER_TRY_AFTER_MOST
             ),
@@ -143,6 +152,6 @@ def _cors(origins: tuple[str, ...]) -> CorsPolicy:
         allow_methods="GET, POST, OPTIONS",
         allow_headers="authorization, content-type, x-grpc-web, x-user-agent, grpc-timeout",
         expose_headers="grpc-status, grpc-message, grpc-status-details-bin, x-evenflow-request-id, "
-        "x-evenflow-degradations",
+        "x-evenflow-degradations, x-evenflow-cache",
         max_age="86400",
     )

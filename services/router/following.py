@@ -1,0 +1,116 @@
+"""Whom the router follows for as long as it runs: runtimes, peers, policy; and its sweep."""
+
+import asyncio
+import random
+from collections.abc import Callable, Coroutine, Iterator, Sequence
+from functools import partial
+from typing import Any
+
+import structlog
+
+from services.chassis.environ import Address
+from services.chassis.identity import TlsFiles
+from services.chassis.streams import keep_open
+from services.router.config import Config
+from services.router.core.exchange import Change
+from services.router.inbound.mesh import Mesh
+from services.router.outbound import answers
+from services.router.outbound.answers import GrpcAnswers
+from services.router.outbound.attempts import GrpcAttemptSource
+from services.router.outbound.cache_reports import GrpcCacheReports
+from services.router.outbound.endpoint_states import GrpcEndpointStates, counts
+from services.router.outbound.peers import GrpcRouter, PeerFollower
+from services.router.outbound.policy import GrpcPolicy, PolicyFollower
+from services.router.outbound.records import GrpcTelemetry
+from services.router.outbound.runtimes import GrpcRuntime, RuntimeFollower
+from services.router.parts import Parts
+
+_SWEEP_EVERY_S = 1.0
+
+_log = structlog.get_logger(__name__)
+
+Followers = Iterator[Coroutine[Any, Any, None]]
+
+
+def followers(config: Config, parts: Parts) -> Followers:
+    """None of them ends but by cancellation."""
+    tls, mesh = TlsFiles.in_folder(config.tls), parts.mesh
+    clock = asyncio.get_running_loop().time
+    keep = partial(keep_open, jitter=random.Random())  # noqa: S311 - spreads reconnects
+    yield from _of_runtimes(config, parts, tls, keep)
+    yield from _of_peers(config, parts, tls, keep)
+    policy = PolicyFollower(mesh.policy, clock)
+    yield keep(partial(policy.follow, GrpcPolicy(config.policy.text, tls)), what="policy")
+    if config.telemetry is not None:
+        yield from _of_telemetry(config.telemetry, parts, tls, keep)
+    yield parts.publisher.follow_certificate()
+    yield _sweep(mesh, clock)
+
+
+_Keep = Callable[..., Coroutine[Any, Any, None]]
+
+
+def _of_runtimes(config: Config, parts: Parts, tls: TlsFiles, keep: _Keep) -> Followers:
+    mesh, clock = parts.mesh, asyncio.get_running_loop().time
+    runtimes = RuntimeFollower(
+        mesh.endpoints,
+        mesh.requests,
+        (mesh.circuits, mesh.outliers),
+        parts.changed,
+        silence_s=config.runtime_silence_s,
+    )
+    runtimes.heard = mesh.line.saw
+    for each in config.runtimes:
+        once = partial(runtimes.follow, GrpcRuntime(each.text, tls))
+        yield keep(once, what=f"runtime {each}")
+        lost = partial(parts.attempts.follow, GrpcAttemptSource(each.text, tls))
+        yield keep(lost, what=f"attempts of {each}")
+        if mesh.caching.on:
+            handed_over = GrpcAnswers(each.text, tls, router=mesh.caching.router)
+            follow = partial(answers.follow, handed_over, mesh.caching.cache, clock)
+            yield keep(follow, what=f"answers of runtime {each}")
+
+
+def _of_peers(config: Config, parts: Parts, tls: TlsFiles, keep: _Keep) -> Followers:
+    peers: list[PeerFollower] = []
+    for each in config.peers:
+        peers.append(PeerFollower(parts.instance_id, partial(_elsewhere, parts.mesh, peers)))
+        once = partial(peers[-1].follow, GrpcRouter(each.text, tls))
+        yield keep(once, what=f"peer {each}")
+
+
+def _of_telemetry(address: Address, parts: Parts, tls: TlsFiles, keep: _Keep) -> Followers:
+    mesh = parts.mesh
+    telemetry = GrpcTelemetry(address.text, tls)
+    yield keep(lambda: telemetry.report(parts.records.batches()), what="telemetry")
+    states = GrpcEndpointStates(address.text, tls)
+    yield keep(
+        lambda: states.report(counts(mesh.endpoints, mesh.outliers.ejected, mesh.line.flow.depths)),
+        what="telemetry's endpoints",
+    )
+    if mesh.caching.on:
+        reports = GrpcCacheReports(address.text, tls, mesh.caching.cache)
+        yield keep(reports.report, what="telemetry's cache")
+
+
+def _elsewhere(mesh: Mesh, peers: Sequence[PeerFollower], changes: list[Change]) -> None:
+    """What another router has told, or that it is heard no more."""
+    mesh.line.flow.saturation.routers = 1 + sum(each.is_heard for each in peers)
+    tenants = mesh.policy.current(asyncio.get_running_loop().time())
+    for each in changes:
+        tenant = tenants.by_id(each.tenant) if tenants else None
+        mesh.line.flow.elsewhere(each, weight=tenant.weight if tenant else 1)
+    if changes:
+        mesh.line.stir()
+
+
+async def _sweep(mesh: Mesh, clock: Callable[[], float]) -> None:
+    """Frees the slots of requests whose end was never reported, forgets old answers, and says which
+    endpoints are back."""
+    while True:
+        await asyncio.sleep(_SWEEP_EVERY_S)
+        mesh.outliers.sweep(clock())
+        mesh.caching.expire(mesh.policy.current(clock()), clock())
+        expired = mesh.requests.expire(clock())
+        if expired:
+            _log.warning("requests.end_unknown", requests=len(expired))
