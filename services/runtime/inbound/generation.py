@@ -49,7 +49,8 @@ class GenerationServicer(InferenceServiceServicer):
                 async for step in steps:
                     if report.is_first(step):
                         await said_first(report, context)
-                        yield pb.GenerateResponse(started=self._started(report))
+                        started = self._started(report, request_id=report.owner.request_id)
+                        yield pb.GenerateResponse(started=started)
                     yield pb.GenerateResponse(delta=_delta(step))
                     if step.finish_reason is not None:
                         yield pb.GenerateResponse(finished=_finished(step.finish_reason, report))
@@ -76,15 +77,15 @@ class GenerationServicer(InferenceServiceServicer):
     def _to_keep(self, whole: Step, report: Report) -> Sequence[pb.GenerateResponse]:
         assert whole.finish_reason is not None, "it is whole"
         return (
-            pb.GenerateResponse(started=self._started(report)),
+            pb.GenerateResponse(started=self._started(report, request_id="")),
             pb.GenerateResponse(delta=_delta(whole)),
             pb.GenerateResponse(finished=_finished(whole.finish_reason, report)),
         )
 
-    def _started(self, report: Report) -> pb.Started:
+    def _started(self, report: Report, *, request_id: str) -> pb.Started:
         engine = self._serving.engine
         return pb.Started(
-            request_id=report.owner.request_id,
+            request_id=request_id,
             model=engine.model,
             model_version=engine.version,
             endpoint=self._serving.endpoint,
