@@ -122,13 +122,13 @@ class _Bench:
 
 
 def ttft_ms(given: Given, percent: int) -> float:
-    """What got no first token waited for as long as it took to end."""
+    """What got no first token waited for as long as it took to end. 0: nothing has ended."""
     waited = sorted(
         each.took_s if each.first_s is None else each.first_s
         for each in given.outcomes
         if each.at_s >= WARM_S
     )
-    return 1000 * waited[min(len(waited) - 1, len(waited) * percent // 100)]
+    return 1000 * waited[min(len(waited) - 1, len(waited) * percent // 100)] if waited else 0.0
 
 
 def per_s(given: Given, for_s: float) -> float:
