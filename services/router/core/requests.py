@@ -37,6 +37,7 @@ class Decision:
     queue_wait_s: float | None = None  # None: refused
     prompt_tokens: int = 0
     output_tokens: int = 0
+    resumed_tokens: int = 0  # of a stream that broke, which this one carries on
     for_runtime: bool = True  # False: the router itself answers, as for ListModels
 
 

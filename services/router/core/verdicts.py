@@ -18,6 +18,7 @@ class Reason(Enum):
     CERTIFICATE_REVOKED = "CERTIFICATE_REVOKED"
     MODEL_NOT_ALLOWED = "MODEL_NOT_ALLOWED"
     WORKLOAD_CLASS_NOT_ALLOWED = "WORKLOAD_CLASS_NOT_ALLOWED"
+    RESUME_NOT_ALLOWED = "RESUME_NOT_ALLOWED"
     MODEL_NOT_FOUND = "MODEL_NOT_FOUND"
     OUTPUT_LIMIT = "OUTPUT_LIMIT"
     CONTEXT_LIMIT = "CONTEXT_LIMIT"
@@ -37,6 +38,7 @@ class Admitted:
     prompt_tokens: int  # estimated, unless the caller sent token ids
     output_tokens: int  # the most it may write, as far as the router can know
     timeout_s: float  # what is left of its deadline
+    resumable: bool = False  # its stream may be carried on should it break
 
     @property
     def tokens(self) -> int:

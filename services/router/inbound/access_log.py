@@ -99,6 +99,7 @@ def write_line(request: Request, end: Ended) -> None:
             "model": decision.model,
             "workload_class": decision.workload_class.value if decision.workload_class else None,
             "queue_ms": _ms(decision.queue_wait_s),
+            "resumed_tokens": decision.resumed_tokens or None,
             "trace_id": decision.trace_id,
         }
     _log.info(

@@ -16,6 +16,7 @@ from services.router.core.demands import Demand, InvalidDemand, WorkloadClass
 from services.router.core.endpoints import Endpoints
 from services.router.core.inflight import Slot
 from services.router.core.requests import Decision, Requests
+from services.router.core.resuming import carried_on
 from services.router.core.tenants import CacheSalts, Caller, PolicyView, Tenant, Tenants
 from services.router.core.verdicts import Admitted, Reason, Refused, Verdict
 from services.router.inbound.answers import Answer, let_go, refusal
@@ -79,7 +80,10 @@ class Check:
             demand = demand_of(question.method, question.body)
             if demand is None:
                 return _Judged(caller, None, None)
-            return _Judged(caller, demand, self._decide(question, caller, demand, now_s))
+            verdict = self._decide(question, caller, demand, now_s)
+            if isinstance(verdict, Admitted):
+                verdict = carried_on(verdict, demand, tenants.rules(verdict.workload_class))
+            return _Judged(caller, demand, verdict)
         except InvalidDemand as error:
             refused = Refused(Reason.FIELD_INVALID, str(error), error.field)
         except InvalidBody as error:
@@ -158,10 +162,17 @@ def _decision(question: Asked, judged: _Judged, *, waited_s: float) -> Decision:
         candidates=verdict.candidates if verdict else (),
         refusal=refused.reason if refused else None,
         queue_wait_s=None if refused else waited_s,
-        prompt_tokens=demand.prompt.tokens if demand else 0,
+        prompt_tokens=_prompt_tokens(demand, admitted),
         output_tokens=admitted.output_tokens if admitted else 0,
+        resumed_tokens=(demand.resumed_tokens or 0) if demand else 0,
         for_runtime=verdict is not None,
     )
+
+
+def _prompt_tokens(demand: Demand | None, admitted: Admitted | None) -> int:
+    if admitted is not None:
+        return admitted.prompt_tokens
+    return demand.prompt.tokens if demand else 0
 
 
 def _identity(decision: Decision) -> Iterable[tuple[str, str]]:
@@ -177,6 +188,8 @@ def _orders(admitted: Admitted, tenant: Tenant, salt: str) -> Iterable[tuple[str
     yield "x-evenflow-cache-salt", salt
     yield "x-evenflow-max-context-tokens", str(tenant.max_context_tokens)
     yield "x-evenflow-max-output-tokens", str(tenant.max_output_tokens)
+    if admitted.resumable:
+        yield "x-evenflow-resumable", "1"
     timeout_ms = max(1, int(admitted.timeout_s * 1000))
     yield "grpc-timeout", f"{timeout_ms}m"
     yield "x-envoy-upstream-rq-timeout-ms", str(timeout_ms)  # Envoy ends what a runtime does not

@@ -116,6 +116,7 @@ def _decided(decision: Decision) -> pb.ExplainResponse:
         trace_id=decision.trace_id,
         estimated_prompt_tokens=decision.prompt_tokens,
         max_output_tokens=decision.output_tokens,
+        resumed_tokens=decision.resumed_tokens,
     )
     response.received_at.FromMicroseconds(round(decision.received_unix_s * 1e6))
     if decision.workload_class is not None:

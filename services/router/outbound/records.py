@@ -127,6 +127,7 @@ def _decided(encoded: pb.RequestRecord, decision: Decision) -> None:
     encoded.tenant = decision.tenant
     encoded.workload = decision.workload
     encoded.model = decision.model
+    encoded.resumed_tokens = decision.resumed_tokens
     if decision.workload_class is not None:
         encoded.workload_class = NUMBERS[decision.workload_class]
     if decision.refusal is not None:

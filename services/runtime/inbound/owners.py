@@ -24,6 +24,7 @@ class Owner:
     priority: int  # lower runs first
     cache_salt: str
     limits: TenantLimits
+    resumable: bool = False  # its stream may be carried on should it break
 
     @classmethod
     def of(cls, context: grpc.aio.ServicerContext) -> "Owner":
@@ -44,6 +45,7 @@ class Owner:
                 context_tokens=_number(said, "max-context-tokens"),
                 output_tokens=_number(said, "max-output-tokens"),
             ),
+            resumable=said.get("resumable") == "1",
         )
 
 

@@ -14,9 +14,10 @@ class Report:
     def __init__(self, engine: Engine, owner: Owner) -> None:
         self.owner = owner
         self.operation = "chat"
-        self.prompt_tokens = 0
+        self.prompt_tokens = 0  # of a resumed request, with what was written before
+        self.resumed_tokens = 0  # of these
         self.cached_tokens = 0
-        self.output_tokens = 0
+        self.output_tokens = 0  # written anew
         self._engine = engine
         self._first: Step | None = None
         self._finish_reason = ""
@@ -25,6 +26,10 @@ class Report:
     def has_begun(self) -> bool:
         """Whether a token was made."""
         return self._first is not None
+
+    def asks(self, prompt_tokens: int, *, resumed_tokens: int) -> None:
+        self.prompt_tokens = prompt_tokens + resumed_tokens
+        self.resumed_tokens = resumed_tokens
 
     def is_first(self, step: Step) -> bool:
         return step is self._first
@@ -47,6 +52,7 @@ class Report:
             prompt_tokens=self.prompt_tokens,
             cached_tokens=self.cached_tokens,
             output_tokens=self.output_tokens,
+            resumed_tokens=self.resumed_tokens,
         )
 
     def _trailers(self) -> tuple[tuple[str, str], ...]:
@@ -72,6 +78,7 @@ class Report:
                 "evenflow.workload_class": self.owner.workload_class,
                 "evenflow.request_id": self.owner.request_id,
                 "evenflow.cached_tokens": self.cached_tokens,
+                "evenflow.resumed_tokens": self.resumed_tokens,
                 "evenflow.model_version": self._engine.version,
                 "evenflow.engine": self._engine.name,
             }

@@ -13,8 +13,9 @@ from opentelemetry import trace
 
 from services.chassis.deadline import Deadline
 from services.runtime.core.demands import Chat, Demand, Prompt, Text, check_size
-from services.runtime.core.engine import Engine, Job, Step
+from services.runtime.core.engine import Engine, FinishReason, InvalidInput, Job, Step
 from services.runtime.core.limits import output_tokens
+from services.runtime.core.resuming import check_resumed
 from services.runtime.inbound.owners import Owner
 from services.runtime.inbound.patience import Patience
 from services.runtime.inbound.refusals import Draining, ModelNotFound, NotReady
@@ -70,8 +71,13 @@ class Serving:
             deadline = Deadline.of(context)
             async with self.patience.until(deadline):
                 prompt = await self._encoded(demand.prompt)
-            report.prompt_tokens = len(prompt)
-            job = self._job(demand, report.owner, prompt)
+            report.asks(len(prompt), resumed_tokens=len(demand.resumed))
+            most = self._most(demand, report.owner, prompt)
+            if len(demand.resumed) == most:  # all was written, but nobody was told why it ended
+                report.add(_ALL_WRITTEN)
+                yield _ALL_WRITTEN
+                return
+            job = self._job(demand, report.owner, prompt, most)
             async with aclosing(self._steps(job, deadline, report)) as steps:
                 async for step in steps:
                     yield step
@@ -97,20 +103,32 @@ class Serving:
         finally:
             span.end()
 
-    def _job(self, demand: Demand, owner: Owner, prompt: Sequence[int]) -> Job:
+    def _most(self, demand: Demand, owner: Owner, prompt: Sequence[int]) -> int:
+        """Tokens that the whole answer may have."""
+        most = output_tokens(
+            demand.max_output_tokens,
+            prompt_tokens=len(prompt),
+            max_context_tokens=self.engine.max_context_tokens,
+            tenant=owner.limits,
+        )
+        if demand.resumed:
+            if not owner.resumable:
+                raise InvalidInput("resumed", "this request's class is not carried on")
+            schema = demand.sampling.json_schema is not None
+            check_resumed(demand.resumed, follows_schema=schema, max_output_tokens=most)
+        return most
+
+    def _job(self, demand: Demand, owner: Owner, prompt: Sequence[int], most: int) -> Job:
         return Job(
             # An arm of a hedge or a retry has the same id, and may come to the same engine.
             request_id=f"{owner.request_id}-{next(_arms)}",
-            prompt=prompt,
-            max_output_tokens=output_tokens(
-                demand.max_output_tokens,
-                prompt_tokens=len(prompt),
-                max_context_tokens=self.engine.max_context_tokens,
-                tenant=owner.limits,
-            ),
+            prompt=[*prompt, *demand.resumed] if demand.resumed else prompt,
+            max_output_tokens=most - len(demand.resumed),
             sampling=demand.sampling,
             priority=owner.priority,
             cache_salt=owner.cache_salt,
+            resumed=len(demand.resumed),
+            resumable=is_resumable(demand, owner),
         )
 
     def _check(self, model: str) -> None:
@@ -137,6 +155,14 @@ class Serving:
         self._active -= 1
         if self._active == 0:
             self._idle.set()
+
+
+def is_resumable(demand: Demand, owner: Owner) -> bool:
+    """An engine can't enter a JSON schema in its middle."""
+    return owner.resumable and demand.sampling.json_schema is None
+
+
+_ALL_WRITTEN = Step("", 0, finish_reason=FinishReason.LENGTH)
 
 
 def _operation(prompt: Prompt) -> str:
