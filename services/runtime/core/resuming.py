@@ -1,4 +1,4 @@
-"""What a caller of a resumable stream has at each moment: text, and exactly the tokens that wrote it.
+"""What callers of a resumable stream have at each moment: text, and just the tokens that wrote it.
 
 Whoever carries the stream on puts these tokens behind the prompt, and a model writes what follows
 them. Text of a token that was not told would come twice, and a token whose text was held back (half
@@ -29,7 +29,7 @@ class Told:
         self._lost = False  # an engine that can't say its tokens: nothing is held any more
 
     def step(self, made: Step) -> Step:
-        """What may be told now; its tokens are those of its ids. The last has none, and the rest."""
+        """What may be told now: tokens as ids say; in the last step without ids, all others."""
         self._lost = self._lost or made.ids is None
         if made.ids and len(made.ids) == made.tokens and not self._held and not self._lost:
             return made

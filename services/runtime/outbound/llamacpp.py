@@ -118,11 +118,9 @@ class LlamaCppEngine:
                 self._steps += 1
                 if isinstance(event, EngineFailed | InvalidInput):
                     raise event
-                step = steps.step(event)
+                step = await self._told(steps.step(event))
                 if step is None:
                     continue
-                if step.ids is None:
-                    step = replace(step, ids=await self._ids_of(step.text))
                 self._count(stream, step)
                 if step.finish_reason is None:
                     yield step
@@ -221,11 +219,13 @@ class LlamaCppEngine:
         stream.tokens += step.tokens
         self._output_tokens += step.tokens
 
-    async def _ids_of(self, text: str) -> Sequence[int] | None:
-        """The usual tokens of a text, which a model nearly always took; None: of another text."""
-        ids = await self._tokenize(text, special=False)
+    async def _told(self, step: Step | None) -> Step | None:
+        """With the usual tokens of its text if it lacks its own, which nearly always are these."""
+        if step is None or step.ids is not None:
+            return step
+        ids = await self._tokenize(step.text, special=False)
         answer = await self._call("POST", "/detokenize", {"tokens": ids})
-        return ids if answer["content"] == text else None
+        return replace(step, ids=ids) if answer["content"] == step.text else step
 
     async def _tokenize(self, text: str, *, special: bool) -> Sequence[int]:
         body = {"content": text, "add_special": False, "parse_special": special}
