@@ -2,7 +2,9 @@
 
 import hashlib
 import struct
+from collections.abc import Mapping
 from dataclasses import replace
+from types import MappingProxyType
 from typing import Any
 
 from evenflow.inference.v1 import inference_service_pb2 as inference_pb
@@ -12,7 +14,14 @@ from services.router.core.demands import Demand, Output, Prompt, WorkloadClass
 from services.router.core.endings import Ended, Usage
 from services.router.core.endpoints import Endpoints, ModelState, Readiness, RuntimeState
 from services.router.core.requests import Decision, Requests
-from services.router.core.tenants import ApiKey, CacheSalts, PolicyView, Tenant, Tenants
+from services.router.core.tenants import (
+    ApiKey,
+    CacheSalts,
+    ClassRules,
+    PolicyView,
+    Tenant,
+    Tenants,
+)
 from services.router.inbound.asked import Question
 from services.router.inbound.check import Mesh
 
@@ -77,9 +86,13 @@ def endpoints(*addresses: str) -> Endpoints:
     return known
 
 
-def mesh(*tenants: Tenant, now_s: float = 0.0) -> Mesh:
+def mesh(
+    *tenants: Tenant,
+    now_s: float = 0.0,
+    classes: Mapping[WorkloadClass, ClassRules] = MappingProxyType({}),
+) -> Mesh:
     view = PolicyView(stale_after_s=300.0)
-    view.replaced(Tenants("v1", tenants or (tenant(),)), now_s)
+    view.replaced(Tenants("v1", tenants or (tenant(),), classes), now_s)
     return Mesh(view, endpoints(A, B), Requests(), CacheSalts(b"0123456789abcdef"), Circuits())
 
 
