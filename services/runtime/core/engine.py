@@ -42,6 +42,11 @@ class Message:
     content: str
 
 
+def begins_answer(messages: Sequence[Message]) -> bool:
+    """Whether the last message is an answer's beginning, which the model writes on."""
+    return messages[-1].role == "assistant" and bool(messages[-1].content.strip())
+
+
 @dataclass(frozen=True, slots=True)
 class Job:
     """One request, ready to run: validated, tokenized, with its limits resolved."""
@@ -117,7 +122,10 @@ class Engine(Protocol):
     async def close(self) -> None: ...
 
     async def encode_chat(self, messages: Sequence[Message]) -> Sequence[int]:
-        """Token ids of the messages in the model's chat template, ready for an answer."""
+        """Token ids of the messages in the model's chat template, ready for an answer.
+
+        Ready for the rest of one, where the last message is the assistant's and has words.
+        """
 
     async def encode_text(self, text: str) -> Sequence[int]:
         """Token ids of plain text; special tokens in it are plain text."""

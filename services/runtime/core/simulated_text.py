@@ -11,7 +11,13 @@ import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from services.runtime.core.engine import InvalidInput, Job, Message, TokenLogprob
+from services.runtime.core.engine import (
+    InvalidInput,
+    Job,
+    Message,
+    TokenLogprob,
+    begins_answer,
+)
 from services.runtime.core.schemas import checked
 from services.runtime.core.stopping import StopScanner
 
@@ -37,7 +43,7 @@ def encode_chat(messages: Sequence[Message]) -> Sequence[int]:
     ids: list[int] = []
     for message in messages:
         ids += [_ROLES[message.role], *encode(message.content), _END_OF_TURN]
-    return [*ids, _ROLES["assistant"]]
+    return ids[:-1] if begins_answer(messages) else [*ids, _ROLES["assistant"]]
 
 
 class Answer:

@@ -140,7 +140,9 @@ def _not_empty(value: T, field: str) -> T:
 
 def _delta(step: Step) -> pb.Delta:
     if not step.logprobs:
-        return pb.Delta(text=step.text, tokens=step.tokens, token_ids=step.ids or ())
+        if not step.ids:  # to name an empty field costs as much as all the rest
+            return pb.Delta(text=step.text, tokens=step.tokens)
+        return pb.Delta(text=step.text, tokens=step.tokens, token_ids=step.ids)
     return pb.Delta(
         text=step.text,
         tokens=step.tokens,
