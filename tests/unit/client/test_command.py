@@ -172,6 +172,7 @@ def test_explain_tells_a_request_s_story(tmp_path: Path) -> None:
         model="smollm2",
         candidates=[router.ExplainResponse.Candidate(address="a:1", left_out="draining")],
         outcome=router.ExplainResponse.Outcome(endpoint="b:2", grpc_code=4, attempts=1),
+        resumed_tokens=7,
     )
 
     with scripted_mesh(Script(explained=explained), tmp_path, service="router") as mesh:
@@ -180,6 +181,7 @@ def test_explain_tells_a_request_s_story(tmp_path: Path) -> None:
         unknown = evenflow("explain", "r-2", *port, home=home)
 
     assert "by acme/web" in result.stdout
+    assert "after 7 tokens" in result.stdout
     assert "DEADLINE_EXCEEDED" in result.stdout
     assert "draining" in result.stdout
     assert (unknown.exit_code, "REQUEST_NOT_FOUND" in unknown.stderr) == (1, True)

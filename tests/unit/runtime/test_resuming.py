@@ -1,6 +1,7 @@
 """What is told of a resumable stream, and when."""
 
 import asyncio
+import random
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -9,8 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from evenflow.inference.v1 import inference_service_pb2 as pb
-from services.runtime.core.engine import FinishReason, InvalidInput, Step
+from services.runtime.core.engine import FinishReason, InvalidInput, Job, Step
 from services.runtime.core.resuming import Told, check_resumed
+from services.runtime.core.sampling import Sampling
+from services.runtime.core.simulated_text import Answer
 from services.runtime.core.simulation import Behaviour
 from services.runtime.outbound.simulated import SimulatedEngine
 from tests.fakes.runtime_mesh import asking, owner, plain, running
@@ -150,3 +153,21 @@ def test_tokens_that_another_answer_had_are_followed_too(tmp_path: Path) -> None
 
     assert "\ufffd" not in text_of(events)
     assert sum(event.delta.tokens for event in events) == 9
+
+
+def test_the_simulation_tells_no_half_of_anything() -> None:
+    """A wave takes two tokens, and each "and" may begin the stop string."""
+    sampling = Sampling(temperature=0, stop=("and so on",), ignore_eos=True)
+    job = Job("r-1", [1], 600, sampling, 0, "", resumable=True)
+    written = Answer(job, random.Random(1), mean_tokens=600)  # noqa: S311 - it must repeat
+
+    told, text = dict[tuple[int, ...], str](), ""
+    for _ in range(600):
+        text += written.write()[0]
+        if ids := tuple(written.ids()):
+            assert text == told.setdefault(ids, text), "the same tokens write the same"
+            assert text.isascii() or text == " été" or len(ids) > 1
+            text = ""
+
+    assert {" 🌊", " and runs"} <= set(told.values())
+    assert "" not in told.values()
