@@ -10,6 +10,7 @@ from google.protobuf.duration_pb2 import Duration
 from evenflow.runtime.v1 import runtime_service_pb2 as pb
 from evenflow.runtime.v1.runtime_service_pb2_grpc import RuntimeServiceServicer
 from services.chassis.deadline import Deadline
+from services.runtime.core.pace import Counts, Pace
 from services.runtime.inbound.serving import Serving
 
 SERVICE = "evenflow.runtime.v1.RuntimeService"
@@ -21,7 +22,6 @@ CALLERS = {
 _LOOK_EVERY_S = 0.02  # no change is told more often
 _SAY_EVERY_S = 0.2  # silence means a fault; routers wait for four of these
 _LOOKS_PER_SAY = round(_SAY_EVERY_S / _LOOK_EVERY_S)
-# Under load the counts change with every look, and each word costs a router 0.2 ms of its core.
 _LOOKS_PER_COUNT = 5
 
 
@@ -38,18 +38,10 @@ class StateServicer(RuntimeServiceServicer):
     async def WatchState(  # noqa: N802 - the name is the proto's
         self, request: pb.WatchStateRequest, context: grpc.aio.ServicerContext
     ) -> AsyncIterator[pb.WatchStateResponse]:
-        said: tuple[object, ...] = ()
-        counted: tuple[int, int] | None = None
-        silent, uncounted = 0, _LOOKS_PER_COUNT
+        pace = Pace(soon=_LOOKS_PER_COUNT, regular=_LOOKS_PER_SAY)
         while not self._stopping.is_set():
             state = self.state()
-            matters, counts = _what_matters(state), (state.running, state.waiting)
-            silent, uncounted = silent + 1, uncounted + 1
-            recounted = counts != counted and uncounted >= _LOOKS_PER_COUNT
-            if matters != said or recounted or silent >= _LOOKS_PER_SAY:
-                if counts != counted:
-                    uncounted = 0
-                said, counted, silent = matters, counts, 0
+            if pace.is_due((state.models[0].readiness, state.draining), _counts(state)):
                 yield state
             await asyncio.sleep(_LOOK_EVERY_S)
 
@@ -106,9 +98,14 @@ def _duration(seconds: float) -> Duration:
     return duration
 
 
-def _what_matters(state: pb.WatchStateResponse) -> tuple[object, ...]:
-    """What is told at once: that the engine has become idle or busy, too."""
-    return state.models[0].readiness, state.draining, not (state.running or state.waiting)
+def _counts(state: pb.WatchStateResponse) -> Counts:
+    return Counts(
+        running=state.running,
+        waiting=state.waiting,
+        max_running=state.max_running,
+        kv_blocks_free=state.kv_blocks_free,
+        kv_blocks_total=state.kv_blocks_total,
+    )
 
 
 def _left_s(context: grpc.aio.ServicerContext) -> float | None:
