@@ -4,6 +4,7 @@
 are the contract's own messages, `evenflow.inference.v1`.
 """
 
+import asyncio
 import os
 from collections.abc import AsyncGenerator, Sequence
 from types import TracebackType
@@ -12,10 +13,11 @@ from typing import Any, Self, cast
 import grpc
 
 from evenflow.connection import DEFAULT_ADDRESS, GATEWAY_NAME, connection, trace_metadata
-from evenflow.errors import FailedCall, Progress, error_of
+from evenflow.errors import FailedCall, error_of
 from evenflow.inference.v1 import inference_service_pb2 as pb
 from evenflow.inference.v1.inference_service_pb2_grpc import InferenceServiceStub
-from evenflow.requests import DEADLINE_S, Event, chat_request, event_of
+from evenflow.requests import DEADLINE_S, Event, chat_request
+from evenflow.resuming import RESUMES, Answer
 
 __all__ = ["Client", "Event", "chat_request"]
 
@@ -69,21 +71,35 @@ class Client:
         return text
 
     async def generate(
-        self, request: pb.GenerateRequest, *, deadline_s: float = DEADLINE_S
+        self,
+        request: pb.GenerateRequest,
+        *,
+        deadline_s: float = DEADLINE_S,
+        resumes: int = RESUMES,
     ) -> AsyncGenerator[Event, None]:
         """Yields one Started, any number of Delta, one Finished.
 
+        A stream that breaks is carried on within the same deadline, `resumes` times at most, where
+        policy lets its class be (`Started.resumable`): no token is lost or comes twice.
+
         Closing the generator, or cancelling the task that reads it, cancels the request.
         """
-        progress = Progress()
-        call = self._stub.Generate(request, timeout=deadline_s, metadata=trace_metadata())
-        try:
-            async for response in call:
-                yield event_of(response, progress)
-        except grpc.aio.AioRpcError as error:
-            raise error_of(cast(FailedCall, error), progress) from error
-        finally:
-            call.cancel()  # a no-op once the stream has ended
+        answer = Answer(request, resumes=resumes, deadline_s=deadline_s)
+        wait_s: float | None = 0.0
+        while wait_s is not None:
+            if wait_s:
+                await asyncio.sleep(wait_s)
+            call = self._call(answer)
+            try:
+                async for response in call:
+                    for event in answer.events(response):
+                        yield event
+            except grpc.aio.AioRpcError as error:
+                wait_s = answer.wait_s(cast(FailedCall, error))
+            else:
+                return
+            finally:
+                call.cancel()  # a no-op once the stream has ended
 
     async def list_models(self, *, deadline_s: float = DEADLINE_S) -> Sequence[pb.Model]:
         request = pb.ListModelsRequest()
@@ -101,6 +117,14 @@ class Client:
     ) -> Sequence[int]:
         response: pb.TokenizeResponse = await self._unary("Tokenize", request, deadline_s)
         return response.ids
+
+    def _call(self, answer: Answer) -> Any:
+        return self._stub.Generate(
+            answer.request(),
+            timeout=answer.remaining_s(),
+            metadata=trace_metadata(),
+            wait_for_ready=answer.broke,  # where it was the connection that broke
+        )
 
     async def _unary(self, method: str, request: object, deadline_s: float) -> Any:
         call = getattr(self._stub, method)

@@ -49,13 +49,21 @@ class Refused(EvenflowError):
 
 
 class StreamLost(EvenflowError):
-    """The stream broke after its first token. Nothing was wrong with the request: ask again, or
-    go on from `text`."""
+    """The stream broke after its first token and was not, or could not be, carried on. Nothing was
+    wrong with the request: ask again, or go on from `text`."""
 
-    def __init__(
-        self, message: str, *, text: str, tokens: int, request_id: str, reason: str = ""
+    def __init__(  # noqa: PLR0913 - what is known of it
+        self,
+        message: str,
+        *,
+        text: str,
+        tokens: int,
+        request_id: str,
+        reason: str = "",
+        retry_after_s: float | None = None,
     ) -> None:
         super().__init__(message)
+        self.retry_after_s = retry_after_s  # as in Refused
         self.reason = reason  # as in Refused, if the runtime could say so; empty: it was cut off
         self.text = text  # what had arrived
         self.tokens = tokens
@@ -133,6 +141,7 @@ def error_of(call: FailedCall, progress: Progress | None = None) -> EvenflowErro
             tokens=progress.tokens,
             request_id=progress.request_id,
             reason=reason,
+            retry_after_s=_retry_after_s(details),
         )
     if code is grpc.StatusCode.UNAVAILABLE:
         return Unreachable(message)

@@ -1,8 +1,7 @@
-"""Builds requests and reads events: what the asyncio and the blocking client share."""
+"""Builds requests and names events: what the asyncio and the blocking client share."""
 
 from collections.abc import Sequence
 
-from evenflow.errors import Progress
 from evenflow.inference.v1 import inference_service_pb2 as pb
 from evenflow.inference.v1.workload_class_pb2 import (
     WORKLOAD_CLASS_UNSPECIFIED,
@@ -30,16 +29,3 @@ def chat_request(
         sampling=sampling,
         workload_class=workload_class,
     )
-
-
-def event_of(response: pb.GenerateResponse, progress: Progress) -> Event:
-    """The event in a response; notes in `progress` what it brought."""
-    match response.WhichOneof("event"):
-        case "started":
-            progress.request_id = response.started.request_id
-            return response.started
-        case "delta":
-            progress.text += response.delta.text
-            progress.tokens += response.delta.tokens
-            return response.delta
-    return response.finished

@@ -61,6 +61,8 @@ def story(why: pb.ExplainResponse) -> Iterator[str]:
         f"for       {why.model} as {class_}, about {why.estimated_prompt_tokens} prompt tokens, "
         f"at most {why.max_output_tokens} output tokens"
     )
+    if why.resumed_tokens:
+        yield f"resumed   after {why.resumed_tokens} tokens that a broken stream had written"
     if why.trace_id:
         yield f"trace     {why.trace_id}"
     yield from _way(why)

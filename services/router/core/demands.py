@@ -71,6 +71,8 @@ class Demand:
     workload_class: WorkloadClass | None  # None: the tenant's default
     prompt: Prompt
     output: Output | None  # None: nothing is written
+    # Of a stream that broke, which this one carries on; None: answers of this kind can't be.
+    resumed_tokens: int | None = None
     repeatable: Repeatable | None = None  # None: it has no answer to be given again
 
     def __post_init__(self) -> None:

@@ -50,9 +50,10 @@ class Climb:
 
 
 def climbed(demand: Demand, ladder: Sequence[Rung], case: Case) -> Climb:
-    """A request that writes nothing is left as it is: it costs little, and its tokens are exact."""
+    """A request that writes nothing is left as it is: it costs little, and its tokens are exact. So
+    is one that carries a stream on: it goes on as it began."""
     climb = Climb(demand)
-    if not ladder or demand.output is None:
+    if not ladder or demand.output is None or demand.resumed_tokens:
         return climb
     triggers = case.look(demand)
     for rung in ladder:

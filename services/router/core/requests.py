@@ -47,6 +47,7 @@ class Decision:
     prompt_tokens: int = 0
     output_tokens: int = 0
     expected_cached_tokens: int = 0
+    resumed_tokens: int = 0  # of a stream that broke, which this one carries on
     for_runtime: bool = True  # False: the router itself answers, as for ListModels
     queueing: Queueing | None = None  # None: it did not wait
     hedge: HedgePlan | NotHedged | None = None  # None: refused, or for the router

@@ -22,6 +22,7 @@ class Reason(Enum):
     CERTIFICATE_REVOKED = "CERTIFICATE_REVOKED"
     MODEL_NOT_ALLOWED = "MODEL_NOT_ALLOWED"
     WORKLOAD_CLASS_NOT_ALLOWED = "WORKLOAD_CLASS_NOT_ALLOWED"
+    RESUME_NOT_ALLOWED = "RESUME_NOT_ALLOWED"
     MODEL_NOT_FOUND = "MODEL_NOT_FOUND"
     OUTPUT_LIMIT = "OUTPUT_LIMIT"
     CONTEXT_LIMIT = "CONTEXT_LIMIT"
@@ -52,6 +53,7 @@ class Admitted:
         default_factory=dict
     )  # candidates not shown, by why
     prefix: Prefix = NO_PREFIX
+    resumable: bool = False  # its stream may be carried on should it break
 
     @property
     def tokens(self) -> int:

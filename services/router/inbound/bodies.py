@@ -74,18 +74,32 @@ def _generate(body: bytes) -> Demand:
     request = _framed(body, GenerateRequest)
     said = request.sampling.HasField("max_output_tokens")
     number = request.workload_class
+    resumed = _resumed_tokens(request) if request.HasField("resume") else 0
     return Demand(
         model=request.model,
         workload_class=_class_of(number) if number else None,
         prompt=_prompt(request, to_generate=True),
         output=Output(request.sampling.max_output_tokens if said else None, _MAX_OUTPUT),
-        repeatable=Repeatable(
-            use=_use_of(request.response_cache),
-            deterministic=_is_greedy(request.sampling),
-            request_bytes=len(body),
-            content=partial(_content, request, request),
-        ),
+        resumed_tokens=resumed,
+        repeatable=None if resumed else _repeatable(request, len(body)),
     )
+
+
+def _repeatable(request: GenerateRequest, request_bytes: int) -> Repeatable:
+    return Repeatable(
+        use=_use_of(request.response_cache),
+        deterministic=_is_greedy(request.sampling),
+        request_bytes=request_bytes,
+        content=partial(_content, request, request),
+    )
+
+
+def _resumed_tokens(request: GenerateRequest) -> int:
+    resumed = len(request.resume.token_ids)
+    if not resumed:
+        raise InvalidDemand("resume.token_ids", "must not be empty")
+    request.ClearField("resume")  # or a text's size would hold it, too
+    return resumed
 
 
 def _counted(message: type[Any]) -> Callable[[bytes], Demand]:

@@ -28,6 +28,7 @@ from services.router.core.picking import Filter, Picker
 from services.router.core.pressure import Outlook, degrading, outlook
 from services.router.core.queue import Waiting
 from services.router.core.requests import Decision
+from services.router.core.resuming import carried_on
 from services.router.core.tenants import Caller, Tenant, Tenants
 from services.router.core.verdicts import Admitted, Hit, Reason, Refused, Verdict
 from services.router.inbound.answers import Answer, let_go, refusal
@@ -145,21 +146,24 @@ class Check:
         assert waiting is not None, "what needs a place was looked at"
         assert climb is not None, "what needs a place was looked at"
         if flow.may_pass(waiting, asking.now_s):
-            return replace(judged, verdict=self._place(judged, asking.caller, asking.now_s))
+            return replace(judged, verdict=self._place(judged, asking.known, asking.now_s))
         offered = flow.offer(waiting, asking.now_s)
         if isinstance(offered, Queueing):
             return replace(judged, queueing=offered)
         return replace(judged, verdict=replace(offered, degraded=climb.degraded))
 
-    def _place(self, judged: Judged, caller: Caller, now_s: float) -> Verdict:
-        waiting, climb, tenant = judged.waiting, judged.climb, caller.tenant
+    def _place(self, judged: Judged, known: "_Known", now_s: float) -> Verdict:
+        waiting, climb, tenant = judged.waiting, judged.climb, known.caller.tenant
         assert waiting is not None, "what needs a place was looked at"
         assert climb is not None, "what needs a place was looked at"
         pool = replace(self._pool(tenant, now_s), full=self._mesh.line.flow.full(waiting))
         remaining_s = waiting.deadline_s - now_s
         refused = never(climb.demand, tenant, pool, remaining_s=remaining_s)
         limits = self._limits
-        return refused or place(climb, tenant, pool, remaining_s=remaining_s, limits=limits)
+        placed = refused or place(climb, tenant, pool, remaining_s=remaining_s, limits=limits)
+        if isinstance(placed, Refused):
+            return placed
+        return carried_on(placed, climb.demand, known.tenants.rules(placed.workload_class))
 
     def _pool(self, tenant: Tenant, now_s: float) -> Pool:
         return Pool(self._picker, now_s, self._mesh.salts.of(tenant))
@@ -198,7 +202,7 @@ class Check:
         known = self._known(request.question, now_s)
         if isinstance(known, Refused):
             return self._refuse(request, before, known, now_s)
-        verdict = self._place(before, known.caller, now_s)
+        verdict = self._place(before, known, now_s)
         return self._conclude(request, replace(before, caller=known.caller, verdict=verdict), now_s)
 
     def _refuse(self, request: Request, before: Judged, refused: Refused, now_s: float) -> Answer:

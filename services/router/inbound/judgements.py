@@ -71,6 +71,7 @@ def decision_of(request: Request, judged: Judged, now_s: float) -> Decision:
         answering=admitted.model if admitted else "",
         estimate=0 if demand is None or demand.prompt.exact else demand.prompt.tokens,
         degraded=verdict.degraded if verdict else UNDEGRADED,
+        resumed_tokens=(demand.resumed_tokens or 0) if demand else 0,
         cache="" if refused else judged.consulted.outcome,
     )
 

@@ -34,6 +34,8 @@ def orders(
     yield "x-evenflow-max-output-tokens", str(tenant.max_output_tokens)
     if tenant.pool:
         yield "x-evenflow-pool", tenant.pool
+    if admitted.resumable:
+        yield "x-evenflow-resumable", "1"
     if admitted.degraded.taken:
         yield from degraded_orders(admitted, asked_model=decision.model)
     timeout_ms = max(1, int(admitted.timeout_s * 1000))

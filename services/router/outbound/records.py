@@ -160,6 +160,7 @@ def _decided(encoded: pb.RequestRecord, decision: Decision) -> None:
     encoded.model = decision.model
     encoded.expected_cached_tokens = decision.expected_cached_tokens
     encoded.cached = decision.cache == "hit"
+    encoded.resumed_tokens = decision.resumed_tokens
     if decision.workload_class is not None:
         encoded.workload_class = NUMBERS[decision.workload_class]
     if decision.refusal is not None:

@@ -35,6 +35,7 @@ class Demand:
     prompt: Prompt
     sampling: Sampling
     max_output_tokens: int | None  # None: as much as fits, within reason
+    resumed: Sequence[int] = ()  # what a stream that broke had written; `max_output_tokens` has it
 
 
 # Twice the longest tokens of the vocabularies in use, which are runs of 128 spaces.

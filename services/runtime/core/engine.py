@@ -42,6 +42,11 @@ class Message:
     content: str
 
 
+def begins_answer(messages: Sequence[Message]) -> bool:
+    """Whether the last message is an answer's beginning, which the model writes on."""
+    return messages[-1].role == "assistant" and bool(messages[-1].content.strip())
+
+
 @dataclass(frozen=True, slots=True)
 class Job:
     """One request, ready to run: validated, tokenized, with its limits resolved."""
@@ -52,6 +57,16 @@ class Job:
     sampling: Sampling
     priority: int  # lower runs first; engines without priorities ignore it
     cache_salt: str  # partitions the prefix cache; empty: shared
+    resumed: int = 0  # the last tokens of `prompt`, which a stream that broke had written
+    resumable: bool = False  # steps must have ids; never with a JSON schema
+
+
+def check_ids(job: Job, *, vocabulary_tokens: int) -> None:
+    """Raises InvalidInput with `field` "prompt" or "resumed"."""
+    asked = len(job.prompt) - job.resumed
+    for field, ids in (("prompt", job.prompt[:asked]), ("resumed", job.prompt[asked:])):
+        if ids and not 0 <= min(ids) <= max(ids) < vocabulary_tokens:
+            raise InvalidInput(field, f"token ids must be from 0 to {vocabulary_tokens - 1}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +85,10 @@ class Step:
     logprobs: Sequence[TokenLogprob] = ()
     finish_reason: FinishReason | None = None
     cached_prompt_tokens: int = 0  # cumulative, not per step
+    # Of a resumable job: the tokens since the last ids, as soon as they wrote all the text since
+    # then and nothing of theirs is held back. Never in the last step, nor of a token without text
+    # at the end. None: they can't be told, so the stream can't be carried on from here.
+    ids: Sequence[int] | None = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,7 +122,10 @@ class Engine(Protocol):
     async def close(self) -> None: ...
 
     async def encode_chat(self, messages: Sequence[Message]) -> Sequence[int]:
-        """Token ids of the messages in the model's chat template, ready for an answer."""
+        """Token ids of the messages in the model's chat template, ready for an answer.
+
+        Ready for the rest of one, where the last message is the assistant's and has words.
+        """
 
     async def encode_text(self, text: str) -> Sequence[int]:
         """Token ids of plain text; special tokens in it are plain text."""

@@ -11,7 +11,13 @@ import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from services.runtime.core.engine import InvalidInput, Job, Message, TokenLogprob
+from services.runtime.core.engine import (
+    InvalidInput,
+    Job,
+    Message,
+    TokenLogprob,
+    begins_answer,
+)
 from services.runtime.core.schemas import checked
 from services.runtime.core.stopping import StopScanner
 
@@ -30,29 +36,43 @@ _MAX_DEPTH = 16
 
 
 def encode(text: str) -> Sequence[int]:
-    span = VOCABULARY - _FIRST_TEXT_TOKEN
-    return [
-        _FIRST_TEXT_TOKEN + zlib.crc32(piece.encode("utf-8", "surrogatepass")) % span
-        for piece in _PIECES.findall(text)
-    ]
+    return [_id_of(piece.encode("utf-8", "surrogatepass")) for piece in _PIECES.findall(text)]
 
 
 def encode_chat(messages: Sequence[Message]) -> Sequence[int]:
     ids: list[int] = []
     for message in messages:
         ids += [_ROLES[message.role], *encode(message.content), _END_OF_TURN]
-    return [*ids, _ROLES["assistant"]]
+    return ids[:-1] if begins_answer(messages) else [*ids, _ROLES["assistant"]]
 
 
 class Answer:
-    """One job's output, token by token. The same job and random numbers write the same."""
+    """One job's output, token by token. The same job and random numbers write the same.
+
+    A resumed job gets what is left of it, or, if its tokens are not what would have been written
+    here, something that follows them.
+    """
 
     def __init__(self, job: Job, rng: random.Random, *, mean_tokens: int) -> None:
-        self._rng = rng
         self._alternatives = job.sampling.logprobs
+        self._begin(job, _tokens(job, rng, mean_tokens))
+        resumed = job.prompt[len(job.prompt) - job.resumed :]
+        if not all(self._writes(token) for token in resumed):
+            self._begin(job, _Tokens(_words(rng, job.max_output_tokens, opening=())))
+        self._ids.clear()
+
+    def _begin(self, job: Job, tokens: "_Tokens") -> None:
+        self._likelihoods = random.Random(0)  # noqa: S311 - a simulation must repeat
         self._scanner = StopScanner(job.sampling.stop)
         self._decoder = codecs.getincrementaldecoder("utf-8")()
-        self._tokens = _tokens(job, rng, mean_tokens)
+        self._tokens = tokens
+        self._ids: list[int] = []  # that no caller has taken
+
+    def _writes(self, token: int) -> bool:
+        if self.ended or self.met_stop:
+            return False
+        self.write()
+        return self._ids.pop() == token
 
     @property
     def met_stop(self) -> bool:
@@ -66,7 +86,15 @@ class Answer:
     def write(self) -> tuple[str, Sequence[TokenLogprob]]:
         """The next token: its text (whole characters) and its log probability, if asked for."""
         token = next(self._tokens)
+        self._ids.append(_id_of(token))
         return self._scanner.push(self._decoder.decode(token)), self._logprobs(token)
+
+    def ids(self) -> Sequence[int]:
+        """Of the tokens since it had some the last time; none while any text is held back."""
+        if self._scanner.holds or self._decoder.getstate()[0]:
+            return ()
+        taken, self._ids = self._ids, []
+        return taken
 
     def rest(self) -> str:
         return self._scanner.flush()
@@ -75,7 +103,7 @@ class Answer:
         if self._alternatives is None:
             return ()
         shown = token.decode("utf-8", "replace")
-        first = -self._rng.random() / 10
+        first = -self._likelihoods.random() / 10
         others = [(word, first - rank) for rank, word in enumerate(_WORDS, start=1)]
         ranked = [(shown, first), *(pair for pair in others if pair[0] != shown)]
         return (TokenLogprob(shown, first, tuple(ranked[: self._alternatives])),)
@@ -103,21 +131,27 @@ def _tokens(job: Job, rng: random.Random, mean_tokens: int) -> _Tokens:
     if job.sampling.json_schema is not None:
         return _Tokens(_json_tokens(job.sampling.json_schema))
     if job.sampling.ignore_eos:
-        return _Tokens(_words(rng, job.max_output_tokens + 1))
+        return _Tokens(_words(rng, job.resumed + job.max_output_tokens + 1))
     shortest = max(1, mean_tokens // 2)
     return _Tokens(_words(rng, rng.randint(shortest, mean_tokens + shortest)))
 
 
-def _words(rng: random.Random, length: int) -> Iterator[bytes]:
+def _words(
+    rng: random.Random, length: int, *, opening: Sequence[str] = _OPENING
+) -> Iterator[bytes]:
     written = 0
     while True:
-        word = (_OPENING[written] if written < len(_OPENING) else rng.choice(_WORDS)).encode()
+        word = (opening[written] if written < len(opening) else rng.choice(_WORDS)).encode()
         # A character beyond the Basic Multilingual Plane takes two tokens, as in real tokenizers.
         for piece in (word[:3], word[3:]) if max(word) >= 0xF0 else (word,):
             if written >= length:
                 return
             written += 1
             yield piece
+
+
+def _id_of(piece: bytes) -> int:
+    return _FIRST_TEXT_TOKEN + zlib.crc32(piece) % (VOCABULARY - _FIRST_TEXT_TOKEN)
 
 
 def _json_tokens(schema: str) -> Iterator[bytes]:

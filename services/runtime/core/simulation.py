@@ -14,9 +14,9 @@ from services.runtime.core.engine import (
     EngineFailed,
     EngineState,
     FinishReason,
-    InvalidInput,
     Job,
     Step,
+    check_ids,
 )
 from services.runtime.core.simulated_text import VOCABULARY, Answer
 
@@ -168,7 +168,8 @@ class Simulation:
             seed = 0
         else:
             seed = self._rng.getrandbits(63) if sampling.seed is None else sampling.seed
-        return random.Random(hash((seed, *job.prompt)))  # noqa: S311 - as above
+        asked = job.prompt[: len(job.prompt) - job.resumed]
+        return random.Random(hash((seed, *asked)))  # noqa: S311 - as above
 
     def _admit(self) -> None:
         """Lowest priority number first, then oldest. The first that has no room holds the rest."""
@@ -208,6 +209,7 @@ class Simulation:
             logprobs=logprobs,
             finish_reason=reason,
             cached_prompt_tokens=sequence.lease.cached * self._behaviour.kv_block_tokens,
+            ids=() if reason or not sequence.job.resumable else answer.ids(),
         )
 
     def _crash(self) -> list[tuple[str, Step | EngineFailed]]:
@@ -230,5 +232,4 @@ def _check(job: Job, behaviour: Behaviour) -> None:
     tokens = len(job.prompt) + job.max_output_tokens
     if tokens > behaviour.max_context_tokens:
         raise ContextTooLong("prompt", f"must fit {behaviour.max_context_tokens} tokens: {tokens}")
-    if not all(0 <= token < VOCABULARY for token in job.prompt):
-        raise InvalidInput("prompt", f"token ids must be from 0 to {VOCABULARY - 1}")
+    check_ids(job, vocabulary_tokens=VOCABULARY)

@@ -11,6 +11,10 @@ class StopScanner:
         self._held = ""
         self.met = False
 
+    @property
+    def holds(self) -> bool:
+        return bool(self._held)
+
     def push(self, text: str) -> str:
         """What may be let out now. After a stop string was met: the text before it, once."""
         self._held += text

@@ -10,10 +10,11 @@ from evenflow.inference.v1 import inference_service_pb2 as pb
 from evenflow.inference.v1.inference_service_pb2_grpc import InferenceServiceServicer
 from services.runtime.core.demands import MAX_MESSAGES, Chat, Demand, Prompt, Text, Tokens
 from services.runtime.core.engine import FinishReason, InvalidInput, Message, Step
+from services.runtime.core.resuming import Told
 from services.runtime.core.sampling import InvalidSampling, Sampling
 from services.runtime.inbound.refusals import fields_named
 from services.runtime.inbound.reports import Report, said_first
-from services.runtime.inbound.serving import Serving
+from services.runtime.inbound.serving import Serving, is_resumable
 
 T = TypeVar("T")
 
@@ -33,6 +34,7 @@ _FIELDS = {
     name: f"sampling.{name}" for name in (*_SAMPLING, "stop", "ignore_eos", "max_output_tokens")
 }
 _PROMPTS = {"chat": "chat", "text": "text", "tokens": "tokens.ids"}
+_RESUMED = "resume.token_ids"
 
 
 class GenerationServicer(InferenceServiceServicer):
@@ -42,16 +44,20 @@ class GenerationServicer(InferenceServiceServicer):
     async def Generate(  # noqa: N802 - the name is the proto's
         self, request: pb.GenerateRequest, context: grpc.aio.ServicerContext
     ) -> AsyncIterator[pb.GenerateResponse]:
-        names = {**_FIELDS, **_prompt_name(request)}
+        names = {**_FIELDS, **_prompt_name(request), "resumed": _RESUMED}
         with fields_named(context, names):
             report = self._serving.report(self._serving.owner(context))
-            async with aclosing(self._serving.run(_demand(request), report, context)) as steps:
+            demand = _demand(request)
+            told = Told() if is_resumable(demand, report.owner) else None
+            async with aclosing(self._serving.run(demand, report, context)) as steps:
                 async for step in steps:
                     if report.is_first(step):
                         await said_first(report, context)
-                        started = self._started(report, request_id=report.owner.request_id)
+                        started = self._started(report)
+                        started.request_id = report.owner.request_id
+                        started.resumable = told is not None
                         yield pb.GenerateResponse(started=started)
-                    yield pb.GenerateResponse(delta=_delta(step))
+                    yield pb.GenerateResponse(delta=_delta(told.step(step) if told else step))
                     if step.finish_reason is not None:
                         yield pb.GenerateResponse(finished=_finished(step.finish_reason, report))
             whole = self._serving.answers.wanted(report)
@@ -77,15 +83,15 @@ class GenerationServicer(InferenceServiceServicer):
     def _to_keep(self, whole: Step, report: Report) -> Sequence[pb.GenerateResponse]:
         assert whole.finish_reason is not None, "it is whole"
         return (
-            pb.GenerateResponse(started=self._started(report, request_id="")),
+            pb.GenerateResponse(started=self._started(report)),
             pb.GenerateResponse(delta=_delta(whole)),
             pb.GenerateResponse(finished=_finished(whole.finish_reason, report)),
         )
 
-    def _started(self, report: Report, *, request_id: str) -> pb.Started:
+    def _started(self, report: Report) -> pb.Started:
+        """Without what is this request's alone."""
         engine = self._serving.engine
         return pb.Started(
-            request_id=request_id,
             model=engine.model,
             model_version=engine.version,
             endpoint=self._serving.endpoint,
@@ -109,7 +115,13 @@ def _demand(request: pb.GenerateRequest) -> Demand:
     most = asked.max_output_tokens if asked.HasField("max_output_tokens") else None
     if most is not None and most < 1:
         raise InvalidSampling("max_output_tokens", f"must be at least 1, got {most}")
-    return Demand(request.model, _prompt(request), sampling, most)
+    return Demand(request.model, _prompt(request), sampling, most, _resumed(request))
+
+
+def _resumed(request: pb.GenerateRequest) -> tuple[int, ...]:
+    if not request.HasField("resume"):
+        return ()
+    return _not_empty(tuple(request.resume.token_ids), _RESUMED)
 
 
 def _prompt(request: pb.GenerateRequest | pb.TokenizeRequest | pb.CountTokensRequest) -> Prompt:
@@ -143,10 +155,13 @@ def _not_empty(value: T, field: str) -> T:
 
 def _delta(step: Step) -> pb.Delta:
     if not step.logprobs:
-        return pb.Delta(text=step.text, tokens=step.tokens)
+        if not step.ids:  # to name an empty field costs as much as all the rest
+            return pb.Delta(text=step.text, tokens=step.tokens)
+        return pb.Delta(text=step.text, tokens=step.tokens, token_ids=step.ids)
     return pb.Delta(
         text=step.text,
         tokens=step.tokens,
+        token_ids=step.ids or (),
         logprobs=[
             pb.TokenLogprob(
                 token=each.token,
@@ -162,11 +177,13 @@ def _delta(step: Step) -> pb.Delta:
 
 
 def _finished(reason: FinishReason, report: Report) -> pb.Finished:
+    """With the usage of the whole answer, which is what its caller has."""
+    asked = report.prompt_tokens - report.resumed_tokens
     return pb.Finished(
         reason=_REASONS[reason],
         usage=pb.Usage(
-            prompt_tokens=report.prompt_tokens,
-            cached_prompt_tokens=report.cached_tokens,
-            output_tokens=report.output_tokens,
+            prompt_tokens=asked,
+            cached_prompt_tokens=min(report.cached_tokens, asked),
+            output_tokens=report.resumed_tokens + report.output_tokens,
         ),
     )

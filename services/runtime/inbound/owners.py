@@ -30,6 +30,7 @@ class Owner:
     attempt: int = 1  # of the gateway's at this request: above 1, a retry or a hedge
     orders: Orders = AS_ASKED
     cache_key: str = ""  # under which a router wants to keep the answer; empty: none does
+    resumable: bool = False  # its stream may be carried on should it break
 
     @classmethod
     def of(cls, context: grpc.aio.ServicerContext) -> "Owner":
@@ -54,6 +55,7 @@ class Owner:
             attempt=_number(said, _ATTEMPT) if _ATTEMPT in said else 1,
             orders=_orders(said) if "degradations" in said else AS_ASKED,
             cache_key=said.get("cache-key", ""),
+            resumable=said.get("resumable") == "1",
         )
 
 

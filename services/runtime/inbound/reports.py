@@ -22,9 +22,10 @@ class Report:
     def __init__(self, engine: Engine, owner: Owner) -> None:
         self.owner = owner
         self.operation = "chat"
-        self.prompt_tokens = 0
+        self.prompt_tokens = 0  # of a resumed request, with what was written before
+        self.resumed_tokens = 0  # of these
         self.cached_tokens = 0
-        self.output_tokens = 0
+        self.output_tokens = 0  # written anew
         self.output_cut = False
         self.prompt_cut = False
         self._engine = engine
@@ -56,6 +57,10 @@ class Report:
         that it sent last."""
         attempt = self.owner.attempt
         return (("x-evenflow-attempt", str(attempt)),) if attempt > 1 else ()
+
+    def asks(self, prompt_tokens: int, *, resumed_tokens: int) -> None:
+        self.prompt_tokens = prompt_tokens + resumed_tokens
+        self.resumed_tokens = resumed_tokens
 
     def is_first(self, step: Step) -> bool:
         return step is self._first
@@ -98,6 +103,7 @@ class Report:
             output_tokens=self.output_tokens,
             attempt=self.owner.attempt,
             **({"degraded": _text(self.degradations)} if self.degradations else {}),
+            resumed_tokens=self.resumed_tokens,
         )
 
     def _trailers(self) -> tuple[tuple[str, str], ...]:
@@ -124,6 +130,7 @@ class Report:
                 "evenflow.workload_class": self.owner.workload_class,
                 "evenflow.request_id": self.owner.request_id,
                 "evenflow.cached_tokens": self.cached_tokens,
+                "evenflow.resumed_tokens": self.resumed_tokens,
                 "evenflow.model_version": self._engine.version,
                 "evenflow.engine": self._engine.name,
                 "evenflow.attempt": self.owner.attempt,

@@ -13,8 +13,9 @@ from opentelemetry import trace
 
 from services.chassis.deadline import Deadline
 from services.runtime.core.demands import Chat, Demand, Prompt, Text, check_size
-from services.runtime.core.engine import Engine, Job, Step
+from services.runtime.core.engine import Engine, FinishReason, InvalidInput, Job, Step
 from services.runtime.core.limits import output_tokens
+from services.runtime.core.resuming import check_resumed
 from services.runtime.core.trimming import trimmed
 from services.runtime.inbound.answers import Answers
 from services.runtime.inbound.attempts import AttemptLog
@@ -85,8 +86,13 @@ class Serving:
             deadline = Deadline.of(context)
             async with self.patience.until(deadline):
                 prompt = await self._prompt(demand.prompt, report)
-            report.prompt_tokens = len(prompt)
-            job = self._job(demand, report, prompt)
+            report.asks(len(prompt), resumed_tokens=len(demand.resumed))
+            most = self._most(demand, report, prompt_tokens=len(prompt))
+            if len(demand.resumed) == most:  # all was written, but nobody was told why it ended
+                report.add(_ALL_WRITTEN)
+                yield _ALL_WRITTEN
+                return
+            job = self._job(demand, report.owner, prompt, most)
             async with aclosing(self._steps(job, deadline, report)) as steps:
                 async for step in steps:
                     yield step
@@ -112,19 +118,21 @@ class Serving:
         finally:
             span.end()
 
-    def _job(self, demand: Demand, report: Report, prompt: Sequence[int]) -> Job:
-        owner = report.owner
+    def _job(self, demand: Demand, owner: Owner, prompt: Sequence[int], most: int) -> Job:
         return Job(
             # An arm of a hedge or a retry has the same id, and may come to the same engine.
             request_id=f"{owner.request_id}-{next(_arms)}",
-            prompt=prompt,
-            max_output_tokens=self._output_tokens(demand, report, prompt_tokens=len(prompt)),
+            prompt=[*prompt, *demand.resumed] if demand.resumed else prompt,
+            max_output_tokens=most - len(demand.resumed),
             sampling=demand.sampling,
             priority=owner.priority,
             cache_salt=owner.cache_salt,
+            resumed=len(demand.resumed),
+            resumable=is_resumable(demand, owner),
         )
 
-    def _output_tokens(self, demand: Demand, report: Report, *, prompt_tokens: int) -> int:
+    def _most(self, demand: Demand, report: Report, *, prompt_tokens: int) -> int:
+        """Tokens that the whole answer may have."""
         orders, asked = report.owner.orders, demand.max_output_tokens
         allowed = output_tokens(
             orders.output(asked),
@@ -134,6 +142,11 @@ class Serving:
         )
         most = orders.output(allowed) or allowed
         report.output_cut = most < (asked or allowed)
+        if demand.resumed:
+            if not report.owner.resumable:
+                raise InvalidInput("resumed", "this request's class is not carried on")
+            schema = demand.sampling.json_schema is not None
+            check_resumed(demand.resumed, follows_schema=schema, max_output_tokens=most)
         return most
 
     def _check(self, model: str) -> None:
@@ -169,6 +182,14 @@ class Serving:
         self._active -= 1
         if self._active == 0:
             self._idle.set()
+
+
+def is_resumable(demand: Demand, owner: Owner) -> bool:
+    """An engine can't enter a JSON schema in its middle."""
+    return owner.resumable and demand.sampling.json_schema is None
+
+
+_ALL_WRITTEN = Step("", 0, finish_reason=FinishReason.LENGTH)
 
 
 def _operation(prompt: Prompt) -> str:

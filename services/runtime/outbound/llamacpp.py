@@ -11,7 +11,7 @@ import tempfile
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,7 @@ from services.runtime.core.engine import (
     Job,
     Message,
     Step,
+    check_ids,
 )
 from services.runtime.core.sampling import Sampling
 from services.runtime.core.slots import Assignment, Slots
@@ -110,14 +111,14 @@ class LlamaCppEngine:
         self._check(job)
         assignment = await self._turn(job)
         stream = self._begin(assignment)
-        steps = Steps(job.sampling)
+        steps = Steps(job)
         try:
             while True:
                 event = await stream.events.get()
                 self._steps += 1
                 if isinstance(event, EngineFailed | InvalidInput):
                     raise event
-                step = steps.step(event)
+                step = await self._told(steps.step(event))
                 if step is None:
                     continue
                 self._count(stream, step)
@@ -161,8 +162,7 @@ class LlamaCppEngine:
             raise ContextTooLong(
                 "prompt", f"prompt and output must fit {self.max_context_tokens}, got {tokens}"
             )
-        if not all(0 <= token < self._vocabulary for token in job.prompt):
-            raise InvalidInput("prompt", f"token ids must be from 0 to {self._vocabulary - 1}")
+        check_ids(job, vocabulary_tokens=self._vocabulary)
         sampling_fields(job.sampling)  # refuses a schema before the job waits
 
     async def _turn(self, job: Job) -> Assignment:
@@ -218,6 +218,14 @@ class LlamaCppEngine:
     def _count(self, stream: _Stream, step: Step) -> None:
         stream.tokens += step.tokens
         self._output_tokens += step.tokens
+
+    async def _told(self, step: Step | None) -> Step | None:
+        """With the usual tokens of its text if it lacks its own, which nearly always are these."""
+        if step is None or step.ids is not None:
+            return step
+        ids = await self._tokenize(step.text, special=False)
+        answer = await self._call("POST", "/detokenize", {"tokens": ids})
+        return replace(step, ids=ids) if answer["content"] == step.text else step
 
     async def _tokenize(self, text: str, *, special: bool) -> Sequence[int]:
         body = {"content": text, "add_special": False, "parse_special": special}

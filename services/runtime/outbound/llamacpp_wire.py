@@ -6,7 +6,7 @@ Fields: https://github.com/ggml-org/llama.cpp/blob/master/tools/server/README.md
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from services.runtime.core.engine import FinishReason, Step, TokenLogprob
+from services.runtime.core.engine import FinishReason, Job, Step, TokenLogprob
 from services.runtime.core.sampling import Sampling
 from services.runtime.core.schemas import checked
 from services.runtime.core.slots import Assignment
@@ -25,6 +25,7 @@ def completion_body(assignment: Assignment) -> dict[str, Any]:
         "stream": True,
         # Events while the prompt is read: a reader who has gone is noticed at the next one.
         "return_progress": True,
+        "return_tokens": job.resumable,
         **sampling_fields(job.sampling),
     }
 
@@ -52,10 +53,13 @@ def sampling_fields(sampling: Sampling) -> dict[str, Any]:
 class Steps:
     """Turns one job's events into steps."""
 
-    def __init__(self, sampling: Sampling) -> None:
-        self._alternatives = sampling.logprobs
+    def __init__(self, job: Job) -> None:
+        self._alternatives = job.sampling.logprobs
+        self._resumable = job.resumable
+        self._stops = bool(job.sampling.stop)
         self._tokens = 0
         self._cached = 0
+        self._held = 0  # tokens whose text has not come
 
     def step(self, event: Mapping[str, Any]) -> Step | None:
         """None for an event that tells only how far the prompt has been read."""
@@ -73,7 +77,21 @@ class Steps:
             logprobs=() if reason else self._logprobs(event),
             finish_reason=reason,
             cached_prompt_tokens=self._cached,
+            ids=self._ids(event, made) if self._resumable and reason is None else (),
         )
+
+    def _ids(self, event: Mapping[str, Any], made: int) -> Sequence[int] | None:
+        """None where they must be looked up: an event names the last token of its text only, and
+        that may hold more than the text if a stop string begins in it.
+
+        Text comes once it is whole and no stop string can begin in it; then all of it does.
+        """
+        self._held += made
+        if not event["content"]:
+            return ()
+        held, self._held = self._held, 0
+        ids: Sequence[int] = event["tokens"]
+        return ids if held == 1 and not self._stops else None
 
     def _logprobs(self, event: Mapping[str, Any]) -> Sequence[TokenLogprob]:
         """One for each event: where a character takes several tokens, only its last has one."""

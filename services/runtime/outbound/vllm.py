@@ -31,12 +31,14 @@ from services.runtime.core.engine import (
     Job,
     Message,
     Step,
+    check_ids,
 )
 from services.runtime.core.sampling import Sampling
 from services.runtime.outbound.vllm_child import Tie
 from services.runtime.outbound.vllm_load import Load
 from services.runtime.outbound.vllm_prompts import chat_tokens, text_tokens
-from services.runtime.outbound.vllm_sampling import sampling_params, step_of
+from services.runtime.outbound.vllm_resuming import Steps, ends_by_itself
+from services.runtime.outbound.vllm_sampling import sampling_params
 
 _RELEASE_PATIENCE_S = 5.0  # for a cancelled job's slot; longer than any step
 _STOP_PATIENCE_S = 1.0  # for the child to end by itself; it has nothing to save
@@ -121,7 +123,7 @@ class VllmEngine:
             async with aclosing(_outputs(llm, job)) as steps:
                 async for step in steps:
                     self._load.add_output(step.tokens)
-                    held = step.finish_reason is None
+                    held = step.finish_reason is None or ends_by_itself(job)
                     yield step
         except InvalidInput:
             held = False
@@ -185,8 +187,7 @@ class VllmEngine:
         if needed > self.max_context_tokens:
             message = f"prompt and output need {needed} of {self.max_context_tokens} tokens"
             raise ContextTooLong("prompt", message)
-        if not 0 <= min(job.prompt) <= max(job.prompt) < vocabulary_tokens:
-            raise InvalidInput("prompt", f"token ids must be from 0 to {vocabulary_tokens - 1}")
+        check_ids(job, vocabulary_tokens=vocabulary_tokens)
 
 
 @dataclass(frozen=True, slots=True)
@@ -214,11 +215,15 @@ class _StepCounts(StatLoggerBase):  # type: ignore[misc]  # Any where vLLM isn't
 async def _outputs(llm: AsyncLLM, job: Job) -> AsyncGenerator[Step, None]:
     prompt = tokens_input(list(job.prompt), cache_salt=job.cache_salt or None)
     try:
-        params = sampling_params(job)
+        params = sampling_params(job, stop=() if ends_by_itself(job) else job.sampling.stop)
+        steps = Steps(job, llm.get_tokenizer())
         outputs = llm.generate(prompt, params, job.request_id, priority=job.priority)
         async with aclosing(outputs):
             async for output in outputs:
-                yield step_of(output, job.sampling)
+                step = steps.step(output)
+                yield step
+                if step.finish_reason is not None and not output.finished:
+                    return
     except VLLMClientError as error:
         # Of what vLLM still refuses, only a schema comes from the caller. Its message may hold
         # the caller's words, so it isn't passed on.

@@ -8,7 +8,7 @@ import secrets
 from collections.abc import Mapping, Sequence
 from typing import Protocol
 
-from services.runtime.core.engine import Message
+from services.runtime.core.engine import Message, begins_answer
 
 
 class Tokenizer(Protocol):
@@ -26,6 +26,7 @@ class Tokenizer(Protocol):
         conversation: Sequence[Mapping[str, str]],
         *,
         add_generation_prompt: bool,
+        continue_final_message: bool,
         tokenize: bool,
     ) -> str: ...
 
@@ -60,7 +61,10 @@ def _templated(tokenizer: Tokenizer, messages: Sequence[Message], contents: Sequ
         {"role": message.role, "content": content}
         for message, content in zip(messages, contents, strict=True)
     ]
-    return tokenizer.apply_chat_template(conversation, add_generation_prompt=True, tokenize=False)
+    on = begins_answer(messages)
+    return tokenizer.apply_chat_template(
+        conversation, add_generation_prompt=not on, continue_final_message=on, tokenize=False
+    )
 
 
 def _trusted(tokenizer: Tokenizer, text: str) -> Sequence[int]:

@@ -12,7 +12,7 @@ from services.runtime.core.sampling import Sampling
 _FINISH_REASONS = {"stop": FinishReason.STOP, "length": FinishReason.LENGTH}
 
 
-def sampling_params(job: Job) -> SamplingParams:
+def sampling_params(job: Job, *, stop: Sequence[str]) -> SamplingParams:
     sampling = job.sampling
     return SamplingParams(
         max_tokens=job.max_output_tokens,
@@ -20,7 +20,7 @@ def sampling_params(job: Job) -> SamplingParams:
         top_p=sampling.top_p,
         top_k=sampling.top_k,
         seed=sampling.seed,
-        stop=list(sampling.stop),
+        stop=list(stop),
         logprobs=sampling.logprobs,
         ignore_eos=sampling.ignore_eos,
         structured_outputs=_structure(sampling),

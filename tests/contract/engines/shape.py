@@ -24,14 +24,19 @@ def job(
     sampling: Sampling = GREEDY,
     priority: int = 0,
     cache_salt: str = "a",
+    resumed: Sequence[int] = (),
+    resumable: bool = False,
 ) -> Job:
+    """`max_output_tokens`: of the whole answer, what was resumed included."""
     return Job(
         request_id=f"job-{next(_ids)}",
-        prompt=prompt,
-        max_output_tokens=max_output_tokens,
+        prompt=[*prompt, *resumed],
+        max_output_tokens=max_output_tokens - len(resumed),
         sampling=sampling,
         priority=priority,
         cache_salt=cache_salt,
+        resumed=len(resumed),
+        resumable=resumable,
     )
 
 

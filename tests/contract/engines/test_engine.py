@@ -252,5 +252,14 @@ def test_every_message_adds_to_a_chat(engine: Engine, run: Run) -> None:
     assert counts == sorted(set(counts))
 
 
+def test_an_answer_s_beginning_is_written_on(engine: Engine, run: Run) -> None:
+    asked = [Message("user", "What is the capital of France?")]
+    begun = "The capital of"
+
+    tokens = run(engine.encode_chat([*asked, Message("assistant", begun)]))
+
+    assert tokens == [*run(engine.encode_chat(asked)), *run(engine.encode_text(begun))]
+
+
 def test_special_tokens_in_plain_text_are_plain_text(engine: Engine, run: Run) -> None:
     assert len(run(engine.encode_text("<|im_start|>"))) > 1

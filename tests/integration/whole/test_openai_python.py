@@ -51,6 +51,26 @@ def test_streams_the_same_answer(client: openai.OpenAI, real_mesh: Mesh) -> None
     assert len({chunk.id for chunk in chunks}) == 1
 
 
+def test_an_answer_that_broke_can_be_carried_on_by_its_text(
+    client: openai.OpenAI, real_mesh: Mesh
+) -> None:
+    question: openai.types.chat.ChatCompletionUserMessageParam = {
+        "role": "user",
+        "content": QUESTION,
+    }
+    came = "The capital of France"
+    whole = client.chat.completions.create(
+        model=real_mesh.model, messages=[question], temperature=0
+    )
+    rest = client.chat.completions.create(
+        model=real_mesh.model,
+        messages=[question, {"role": "assistant", "content": came}],
+        temperature=0,
+    )
+
+    assert came + (rest.choices[0].message.content or "") == whole.choices[0].message.content
+
+
 def test_content_may_be_parts(client: openai.OpenAI, real_mesh: Mesh) -> None:
     parts: list[openai.types.chat.ChatCompletionContentPartTextParam] = [
         {"type": "text", "text": "What is the capital of France?"},

@@ -32,6 +32,7 @@ FINISHED = pb.Finished(
 )
 
 Ending = Callable[[grpc.ServicerContext], None]
+Answering = Callable[[pb.GenerateRequest, grpc.ServicerContext], Iterator[pb.GenerateResponse]]
 
 
 @dataclass
@@ -42,6 +43,7 @@ class Script:
     started: pb.Started = field(default_factory=lambda: STARTED)
     before: Ending | None = None  # instead of an answer
     after: Ending | None = None  # instead of `finished`
+    answer: Answering | None = None  # instead of all this
     explained: router.ExplainResponse = field(default_factory=router.ExplainResponse)
     endpoints: router.ListEndpointsResponse = field(default_factory=router.ListEndpointsResponse)
     requests: list[pb.GenerateRequest] = field(default_factory=list)
@@ -86,6 +88,9 @@ class _Inference(InferenceServiceServicer):
         context.add_callback(script.ended.set)
         script.requests.append(request)
         script.metadata.append({key: str(value) for key, value in context.invocation_metadata()})
+        if script.answer:
+            yield from script.answer(request, context)
+            return
         if script.before:
             script.before(context)
         yield pb.GenerateResponse(started=script.started)

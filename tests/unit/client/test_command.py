@@ -197,6 +197,7 @@ def test_explain_tells_a_request_s_story(tmp_path: Path) -> None:
         degradations=[pb.Degradation(rung="smaller_output", reason="saturated")],
         skipped_rungs=["fallback_model=saturated: tenant acme may not use tiny"],
         cache="miss",
+        resumed_tokens=7,
     )
 
     with scripted_mesh(Script(explained=explained), tmp_path, service="router") as mesh:
@@ -206,6 +207,7 @@ def test_explain_tells_a_request_s_story(tmp_path: Path) -> None:
 
     assert "by acme/web" in result.stdout
     assert "cache     miss" in result.stdout
+    assert "after 7 tokens" in result.stdout
     assert "DEADLINE_EXCEEDED" in result.stdout
     assert "hedged    after 120 ms, attempt 2 answered" in result.stdout
     assert "draining" in result.stdout

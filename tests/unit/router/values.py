@@ -4,6 +4,7 @@ import hashlib
 import struct
 from collections.abc import Mapping
 from dataclasses import replace
+from types import MappingProxyType
 from typing import Any
 
 from evenflow.inference.v1 import inference_service_pb2 as inference_pb
@@ -17,7 +18,14 @@ from services.router.core.inflight import Slot
 from services.router.core.ladder import Climb
 from services.router.core.picking import Filter, Picker
 from services.router.core.requests import Decision, Requests
-from services.router.core.tenants import ApiKey, CacheSalts, PolicyView, Tenant, Tenants
+from services.router.core.tenants import (
+    ApiKey,
+    CacheSalts,
+    ClassRules,
+    PolicyView,
+    Tenant,
+    Tenants,
+)
 from services.router.core.verdicts import Admitted, Refused
 from services.router.inbound.answers import Answer
 from services.router.inbound.asked import Question
@@ -119,9 +127,13 @@ def busy(tokens: Mapping[str, int]) -> Requests:
     return requests
 
 
-def mesh(*tenants: Tenant, now_s: float = 0.0) -> Mesh:
+def mesh(
+    *tenants: Tenant,
+    now_s: float = 0.0,
+    classes: Mapping[WorkloadClass, ClassRules] = MappingProxyType({}),
+) -> Mesh:
     view = PolicyView(stale_after_s=300.0)
-    view.replaced(Tenants("v1", tenants or (tenant(),)), now_s)
+    view.replaced(Tenants("v1", tenants or (tenant(),), classes), now_s)
     return Mesh(view, endpoints(A, B), Requests(), CacheSalts(b"0123456789abcdef"), Circuits())
 
 

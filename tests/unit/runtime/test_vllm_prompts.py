@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -36,10 +37,12 @@ class Tokenizer:
         conversation: Sequence[Mapping[str, str]],
         *,
         add_generation_prompt: bool,
+        continue_final_message: bool,
         tokenize: bool,
     ) -> str:
         turns = [f"{BEGIN}{turn['role']} {turn['content']}{END}" for turn in conversation]
-        return "".join(turns) + BEGIN * add_generation_prompt
+        text = "".join(turns) + BEGIN * add_generation_prompt
+        return text.removesuffix(END) if continue_final_message else text
 
 
 def spelled(text: str) -> list[int]:
@@ -53,6 +56,21 @@ def test_a_chat_is_the_templates() -> None:
     tokens = chat_tokens(Tokenizer(), [Message("user", "hi")])
 
     assert tokens == [1, *spelled("user hi"), 2, 1]
+
+
+@pytest.mark.parametrize("begun", ["The capital", f"The {END} capital"])
+def test_an_answer_s_beginning_is_written_on(begun: str) -> None:
+    messages = [Message("user", "hi"), Message("assistant", begun)]
+
+    tokens = chat_tokens(Tokenizer(), messages)
+
+    assert tokens == [1, *spelled("user hi"), 2, 1, *spelled(f"assistant {begun}")]
+
+
+def test_an_empty_one_is_none() -> None:
+    tokens = chat_tokens(Tokenizer(), [Message("user", "hi"), Message("assistant", " ")])
+
+    assert tokens[-2:] == [2, 1]
 
 
 def test_a_message_cannot_end_itself() -> None:
