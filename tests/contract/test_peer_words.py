@@ -19,15 +19,17 @@ from services.chassis.server import grpc_server
 from services.router.core.bands import Band
 from services.router.core.exchange import Account, Change, PeerWord, Queues
 from services.router.core.fairness import Turns
+from services.router.core.lanes import Lane
 from services.router.inbound import peers
 from services.router.outbound.peers import GrpcRouter, OtherRouter, PeerFollower
 from tests.fakes.other_router import FakeRouter
 from tests.identities import Identities
 from tests.serving import served
+from tests.unit.router.values import SMALL
 
 PATIENCE_S = 10.0
-ACME = Account("small", Band.INTERACTIVE, "acme", 10.0, waits=True)
-GLOBEX = Account("small", Band.BATCH, "globex", 5.0, waits=False)
+ACME = Account(SMALL, Band.INTERACTIVE, "acme", 10.0, waits=True)
+GLOBEX = Account(Lane("small", "vault"), Band.BATCH, "globex", 5.0, waits=False)
 
 
 class Servicer(pb_grpc.PeerServiceServicer):
@@ -89,13 +91,13 @@ def test_words_arrive_as_they_were_sent(connect: Connect) -> None:
 
 
 def test_what_changed_is_passed_on_and_in_the_end_nobody_waits_there(connect: Connect) -> None:
-    later = Account("small", Band.INTERACTIVE, "acme", 17.0, waits=True)
+    later = Account(SMALL, Band.INTERACTIVE, "acme", 17.0, waits=True)
 
     first, second, last = followed(connect, PeerWord("a", (ACME,)), PeerWord("a", (later,)))
 
-    assert first == [Change("small", Band.INTERACTIVE, "acme", 0.0, 1)]
-    assert second == [Change("small", Band.INTERACTIVE, "acme", 7.0, 0)]
-    assert last == [Change("small", Band.INTERACTIVE, "acme", 0.0, -1)]
+    assert first == [Change(SMALL, Band.INTERACTIVE, "acme", 0.0, 1)]
+    assert second == [Change(SMALL, Band.INTERACTIVE, "acme", 7.0, 0)]
+    assert last == [Change(SMALL, Band.INTERACTIVE, "acme", 0.0, -1)]
 
 
 def test_a_router_among_its_own_peers_does_not_hear_itself(connect: Connect) -> None:
@@ -142,7 +144,7 @@ def acme_alone() -> tuple[Turns, Queues]:
     turns = Turns()
     turns.charge("acme", 10.0, weight=1)
     turns.enter("acme")
-    return turns, lambda: iter([(("small", Band.INTERACTIVE), turns)])
+    return turns, lambda: iter([((SMALL, Band.INTERACTIVE), turns)])
 
 
 def test_a_router_tells_all_then_changes_and_signs_of_life_until_it_stops(tmp_path: Path) -> None:

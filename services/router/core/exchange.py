@@ -14,11 +14,12 @@ from itertools import islice
 
 from services.router.core.bands import Band
 from services.router.core.fairness import Turns
+from services.router.core.lanes import Lane
 
 FORGIVEN_S = 10.0
 AT_MOST = 10_000  # accounts of a router
 
-Queue = tuple[str, Band]  # one model's
+Queue = tuple[Lane, Band]
 Queues = Callable[[], Iterator[tuple[Queue, Turns]]]
 
 
@@ -26,7 +27,7 @@ Queues = Callable[[], Iterator[tuple[Queue, Turns]]]
 class Account:
     """One tenant in one queue of a router. `served` is a total, in weighted tokens."""
 
-    model: str
+    lane: Lane
     band: Band
     tenant: str
     served: float
@@ -43,14 +44,14 @@ class PeerWord:
 class Change:
     """At a peer, since its last word. `waits`: 1 it began to, -1 it stopped, 0 as before."""
 
-    model: str
+    lane: Lane
     band: Band
     tenant: str
     given: float
     waits: int
 
 
-_Key = tuple[str, Band, str]
+_Key = tuple[Lane, Band, str]
 _NOTHING = (0.0, False)
 
 
@@ -88,7 +89,7 @@ class Peer:
         return self._away_since_s is not None and now_s - self._away_since_s > FORGIVEN_S
 
     def _changed(self, account: Account, forgiving: bool) -> Change | None:
-        key = (account.model, account.band, account.tenant)
+        key = (account.lane, account.band, account.tenant)
         served, waits = self._told.get(key, _NOTHING)
         if key not in self._told and len(self._told) >= AT_MOST:
             return None

@@ -15,6 +15,7 @@ from services.router.core.bands import Band
 from services.router.core.endings import Ended
 from services.router.core.exchange import Change
 from services.router.core.fairness import Turns, service
+from services.router.core.lanes import Lane
 from services.router.core.queue import ModelQueue, Waiting
 from services.router.core.reserve import Reserve
 from services.router.core.saturation import Saturation
@@ -93,8 +94,8 @@ class FlowControl:
         self.saturation = saturation
         self._lets_all_go = lets_all_go
         self.limits = limits or QueueLimits()
-        self._models: dict[str, _Model] = {}
-        self._busy: dict[str, _Model] = {}  # those for which somebody waits
+        self._models: dict[Lane, _Model] = {}
+        self._busy: dict[Lane, _Model] = {}  # those for which somebody waits
         self._waiting: dict[str, Waiting] = {}
         self._running: dict[str, _Running] = {}
         self._timers: list[_Timer] = []  # a heap; may name requests that have left
@@ -117,8 +118,8 @@ class FlowControl:
         """Nobody waits before it, and an endpoint can start it now."""
         if self._lets_all_go:
             return True
-        if waiting.model in self._busy:
-            before = self._busy[waiting.model].reserve.first()
+        if waiting.lane in self._busy:
+            before = self._busy[waiting.lane].reserve.first()
             if before is not None or not self._may_take_of_reserve(waiting):
                 return False
         return self._starts(waiting, now_s)
@@ -128,14 +129,14 @@ class FlowControl:
         may_take = self._may_take_of_reserve(waiting)
         return self.saturation.full if may_take else self.saturation.full_but_kept
 
-    def queues(self) -> Iterator[tuple[tuple[str, Band], Turns]]:
-        for name, model in self._models.items():
+    def queues(self) -> Iterator[tuple[tuple[Lane, Band], Turns]]:
+        for lane, model in self._models.items():
             for band, queue in model.queue.bands.items():
-                yield (name, band), queue.turns
+                yield (lane, band), queue.turns
 
     def elsewhere(self, change: Change, *, weight: int) -> None:
         """What another router has told of a tenant."""
-        model = self._model(change.model)
+        model = self._model(change.lane)
         turns = model.queue.bands[change.band].turns
         if change.waits > 0:
             turns.enter_elsewhere(change.tenant)
@@ -148,21 +149,21 @@ class FlowControl:
 
     def offer(self, waiting: Waiting, now_s: float) -> Queueing | Refused:
         """Takes a request that may not pass into the queue, unless it would wait in vain."""
-        model = self._model(waiting.model)
+        model = self._model(waiting.lane)
         queue = model.queue.bands[waiting.band]
         predicted_s = self._predicted_s(model, waiting, now_s)
         refused = self._no_place(waiting, predicted_s) or _in_vain(waiting, model, predicted_s)
         if refused:
             return refused
         queueing = Queueing(
-            reason="behind others" if waiting.model in self._busy else "saturated",
+            reason="behind others" if waiting.lane in self._busy else "saturated",
             band=waiting.band,
             ahead=len(model.queue),
             counter=queue.turns.counter(waiting.tenant),
             predicted_s=predicted_s,
         )
-        if waiting.model not in self._busy:
-            self._busy[waiting.model] = model
+        if waiting.lane not in self._busy:
+            self._busy[waiting.lane] = model
             model.pace.began(now_s)
         queue.add(waiting)
         self._waiting[waiting.request_id] = waiting
@@ -188,7 +189,7 @@ class FlowControl:
 
     def sent(self, waiting: Waiting, address: str, now_s: float) -> None:
         """It goes to a runtime, whether it waited or not."""
-        model = self._model(waiting.model)
+        model = self._model(waiting.lane)
         charged = model.queue.bands[waiting.band].cost(waiting)
         model.queue.served(waiting, charged)
         if self.left(waiting.request_id):
@@ -199,18 +200,18 @@ class FlowControl:
 
     def predicted_s(self, waiting: Waiting, now_s: float) -> float:
         """How long it would wait. 0: nobody can say."""
-        return self._predicted_s(self._model(waiting.model), waiting, now_s)
+        return self._predicted_s(self._model(waiting.lane), waiting, now_s)
 
     def left(self, request_id: str) -> bool:
         """It waits no more, for whatever reason; False: it did not."""
         waiting = self._waiting.pop(request_id, None)
         if waiting is None:
             return False
-        self._models[waiting.model].reserve.left(request_id)
-        queue = self._models[waiting.model].queue
+        self._models[waiting.lane].reserve.left(request_id)
+        queue = self._models[waiting.lane].queue
         queue.bands[waiting.band].remove(waiting)
         if not len(queue):
-            del self._busy[waiting.model]
+            del self._busy[waiting.lane]
         return True
 
     def expired(self, now_s: float) -> Iterator[tuple[Waiting, Refused]]:
@@ -227,20 +228,20 @@ class FlowControl:
         if running is None:
             return
         self.saturation.freed(running.address)
-        self._models[running.waiting.model].reserve.ended(running.waiting)
+        self._models[running.waiting.lane].reserve.ended(running.waiting)
         if ended is not None:
             self._settle(running, ended)
-            _learn(self._models[running.waiting.model], ended, queued_s or 0.0)
+            _learn(self._models[running.waiting.lane], ended, queued_s or 0.0)
 
     def _starts(self, waiting: Waiting, now_s: float) -> bool:
         keeping = not self._may_take_of_reserve(waiting)
-        has_room = self.saturation.has_room(waiting.model, waiting.tokens, now_s, keeping=keeping)
+        has_room = self.saturation.has_room(waiting.lane, waiting.tokens, now_s, keeping=keeping)
         return has_room and not (keeping and self._yields(waiting, now_s))
 
     def _may_take_of_reserve(self, waiting: Waiting) -> bool:
-        model = self._model(waiting.model)
+        model = self._model(waiting.lane)
         queue = model.queue.bands[waiting.band]
-        slots = self.saturation.slots(waiting.model) / self.saturation.routers
+        slots = self.saturation.slots(waiting.lane) / self.saturation.routers
         return model.reserve.is_for(waiting, queue.turns, queue.cost(waiting), slots=slots)
 
     def _first_for_reserve(self, model: _Model) -> Waiting | None:
@@ -252,7 +253,7 @@ class FlowControl:
 
     def _yields(self, waiting: Waiting, now_s: float) -> bool:
         """The room is left to somebody who waits at another router."""
-        model = self._models.get(waiting.model)
+        model = self._models.get(waiting.lane)
         if model is None or not model.queue.someone_elsewhere():
             return False
         cost = model.queue.bands[waiting.band].cost(waiting)
@@ -268,7 +269,7 @@ class FlowControl:
         if usage is None and ended.first_token_s is not None:
             return  # it was cut off, and how much it had nobody knows
         given = service(usage.prompt_tokens, usage.output_tokens) if usage else 0.0
-        turns = self._models[waiting.model].queue.bands[waiting.band].turns
+        turns = self._models[waiting.lane].queue.bands[waiting.band].turns
         turns.charge(waiting.tenant, given - running.charged, weight=waiting.weight)
         if usage is not None and ended.grpc_code == 0:
             turns.wrote(waiting.tenant, usage.output_tokens)
@@ -305,10 +306,10 @@ class FlowControl:
             ]
             heapq.heapify(self._timers)
 
-    def _model(self, name: str) -> _Model:
-        model = self._models.get(name)
+    def _model(self, lane: Lane) -> _Model:
+        model = self._models.get(lane)
         if model is None:
-            model = self._models[name] = _Model(batch_share=self.limits.batch_share)
+            model = self._models[lane] = _Model(batch_share=self.limits.batch_share)
         return model
 
 

@@ -1,4 +1,4 @@
-"""Who waits for one model, and who is next: band, then tenant, then earliest deadline.
+"""Who waits in one lane, and who is next: band, then tenant, then earliest deadline.
 
 Bands by bands.py, tenants within a band by fairness.py. Within a tenant earliest deadline first
 (Liu and Layland 1973): its own requests compete with nobody else's. Adding, leaving and the next
@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 
 from services.router.core.bands import Band, BandTurns
 from services.router.core.fairness import Turns, service
+from services.router.core.lanes import Lane
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,7 +19,7 @@ class Waiting:
     """A request that may have to wait. `tokens` is what it may take of a KV cache."""
 
     request_id: str
-    model: str
+    lane: Lane
     tenant: str
     weight: int
     band: Band

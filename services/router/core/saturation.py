@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 from itertools import islice
 
 from services.router.core.endpoints import Endpoint
+from services.router.core.lanes import Lane
 
 LATE_S = 0.15  # 100 ms until it is told, and the ways
 STALE_S = 0.5  # two reports missed: nobody knows what runs there
@@ -34,7 +35,7 @@ class _Room:
     """One endpoint. `limit` 0: it does not say how much it runs, and is never full."""
 
     instance_id: str = ""
-    models: frozenset[str] = frozenset()  # that it can take requests for
+    lanes: frozenset[Lane] = frozenset()  # that it can take requests for
     max_running: int = 0
     limit: int = 0
     kept: int = 0  # slots
@@ -85,9 +86,9 @@ class Saturation:
     ) -> None:
         self._stale_after_s = stale_after_s
         self._rooms: dict[str, _Room] = {}
-        self._serving: dict[str, set[str]] = {}  # model to addresses
-        self._open: dict[str, dict[str, None]] = {}  # likewise; who was picked last comes last
-        self._slots: dict[str, int] = {}  # likewise, of those that keep some
+        self._serving: dict[Lane, set[str]] = {}  # lane to addresses
+        self._open: dict[Lane, dict[str, None]] = {}  # likewise; who was picked last comes last
+        self._slots: dict[Lane, int] = {}  # likewise, of those that keep some
         self.routers = 1  # that send to these endpoints
         self._shut = shut
         self.full: set[str] = set()  # addresses that can start nothing now
@@ -117,31 +118,32 @@ class Saturation:
     def changed(self, endpoint: Endpoint) -> None:
         """Whether it can be used at all may be another thing now."""
         room = self._rooms.setdefault(endpoint.address, _Room())
-        models = frozenset(each.model for each in endpoint.serving() if endpoint.ready)
-        for model in room.models - models:
-            self._slots[model] -= room.shared
-            self._serving[model].discard(endpoint.address)
-            self._open[model].pop(endpoint.address, None)
-        for model in models - room.models:
-            self._slots[model] = self._slots.get(model, 0) + room.shared
-            self._serving.setdefault(model, set()).add(endpoint.address)
-        room.models = models
+        pool = endpoint.state.pool if endpoint.state else ""
+        lanes = frozenset(Lane(each.model, pool) for each in endpoint.serving() if endpoint.ready)
+        for lane in room.lanes - lanes:
+            self._slots[lane] -= room.shared
+            self._serving[lane].discard(endpoint.address)
+            self._open[lane].pop(endpoint.address, None)
+        for lane in lanes - room.lanes:
+            self._slots[lane] = self._slots.get(lane, 0) + room.shared
+            self._serving.setdefault(lane, set()).add(endpoint.address)
+        room.lanes = lanes
         self._refresh(endpoint.address, room)
 
     def _resize(self, room: _Room, max_running: int) -> None:
         room.routers = self.routers
         room.kept = int(max_running * KEPT)
         shared = max_running if room.kept else 0
-        for model in room.models:
-            self._slots[model] += shared - room.shared
+        for lane in room.lanes:
+            self._slots[lane] += shared - room.shared
         room.max_running, room.shared = max_running, shared
         room.limit = max_running + _headroom(room) if max_running else 0
         unheard_of = int(room.ends_per_s * LATE_S / 2)  # on average
         room.limit_keeping = max_running + unheard_of - room.kept if room.kept else room.limit
 
-    def slots(self, model: str) -> int:
+    def slots(self, lane: Lane) -> int:
         """Of its endpoints that keep some free."""
-        return self._slots.get(model, 0)
+        return self._slots.get(lane, 0)
 
     def sent(self, address: str, tokens: int, now_s: float) -> None:
         room = self._rooms.get(address)
@@ -165,30 +167,30 @@ class Saturation:
         room = self._rooms.get(address)
         return room is None or self._takes(room, tokens, now_s, keeping=keeping)
 
-    def has_room(self, model: str, tokens: int, now_s: float, *, keeping: bool = False) -> bool:
+    def has_room(self, lane: Lane, tokens: int, now_s: float, *, keeping: bool = False) -> bool:
         """Some endpoint can start it now; or none serves it, and waiting would be in vain.
         `keeping`: and keeps its free slots all the same."""
-        if not self._serving.get(model):
+        if not self._serving.get(lane):
             return True
-        for address in islice(self._open[model], _LOOKED_AT):
+        for address in islice(self._open[lane], _LOOKED_AT):
             if self._shut(address, now_s):
                 continue
             if self._takes(self._rooms[address], tokens, now_s, keeping=keeping):
                 return True
-        return bool(self._open[model]) and self._has_room_when_all_are_shut(model, tokens, now_s)
+        return bool(self._open[lane]) and self._has_room_when_all_are_shut(lane, tokens, now_s)
 
-    def _has_room_when_all_are_shut(self, model: str, tokens: int, now_s: float) -> bool:
-        if not all(self._shut(address, now_s) for address in self._serving[model]):
+    def _has_room_when_all_are_shut(self, lane: Lane, tokens: int, now_s: float) -> bool:
+        if not all(self._shut(address, now_s) for address in self._serving[lane]):
             return False
-        return any(self.takes(address, tokens, now_s) for address in self._open[model])
+        return any(self.takes(address, tokens, now_s) for address in self._open[lane])
 
     def _takes(self, room: _Room, tokens: int, now_s: float, *, keeping: bool) -> bool:
         is_fresh = now_s - room.heard_at_s <= self._stale_after_s or room.limit == 0
         return is_fresh and room.takes(tokens, keeping=keeping)
 
     def _refresh(self, address: str, room: _Room) -> None:
-        for model in room.models:
-            there = self._open.setdefault(model, {})
+        for lane in room.lanes:
+            there = self._open.setdefault(lane, {})
             there.pop(address, None)
             if room.is_open:
                 there[address] = None

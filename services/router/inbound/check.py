@@ -23,6 +23,7 @@ from services.router.core.demands import Demand, InvalidDemand
 from services.router.core.flow import Queueing
 from services.router.core.hedging import Hedgeable, HedgePlan, NotHedged
 from services.router.core.ladder import Climb
+from services.router.core.lanes import Lane
 from services.router.core.outliers import most_ejected
 from services.router.core.picking import Filter, Picker
 from services.router.core.pressure import Outlook, degrading, outlook
@@ -175,7 +176,7 @@ class Check:
         limit_s = self._limits.of(workload_class, asking.question.remaining_s())
         return Waiting(
             request_id=asking.question.request_id,
-            model=demand.model,
+            lane=Lane(demand.model, tenant.pool),
             tenant=tenant.id,
             weight=tenant.weight,
             band=band,

@@ -58,7 +58,8 @@ def encoded(instance_id: str, accounts: Sequence[Account]) -> pb.WatchServedResp
 
 def _account(account: Account) -> pb.ServedAccount:
     return pb.ServedAccount(
-        model=account.model,
+        model=account.lane.model,
+        pool=account.lane.pool,
         band=_BANDS[account.band],
         tenant=account.tenant,
         served=account.served,

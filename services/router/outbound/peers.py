@@ -13,6 +13,7 @@ from evenflow.router.v1.peer_service_pb2_grpc import PeerServiceStub
 from services.chassis.identity import TlsFiles, channel
 from services.router.core.bands import Band
 from services.router.core.exchange import Account, Change, Peer, PeerWord
+from services.router.core.lanes import Lane
 from services.router.core.silence import Silence
 from services.router.outbound.hearing import while_heard
 
@@ -88,7 +89,9 @@ class PeerFollower:
 
 def _word(response: pb.WatchServedResponse) -> PeerWord:
     accounts = (
-        Account(each.model, _BANDS[each.band], each.tenant, each.served, each.waiting)
+        Account(
+            Lane(each.model, each.pool), _BANDS[each.band], each.tenant, each.served, each.waiting
+        )
         for each in response.accounts
         if each.band in _BANDS and math.isfinite(each.served)
     )

@@ -12,12 +12,13 @@ from services.router.core.exchange import (
     Telling,
 )
 from services.router.core.fairness import Turns
+from tests.unit.router.values import SMALL
 
 TENANTS = ("acme", "globex")
 
 
 def account(tenant: str = "acme", served: float = 0.0, *, waits: bool = False) -> Account:
-    return Account("small", Band.INTERACTIVE, tenant, served, waits)
+    return Account(SMALL, Band.INTERACTIVE, tenant, served, waits)
 
 
 def word(*accounts: Account, instance_id: str = "first") -> PeerWord:
@@ -25,7 +26,7 @@ def word(*accounts: Account, instance_id: str = "first") -> PeerWord:
 
 
 def change(tenant: str = "acme", given: float = 0.0, waits: int = 0) -> Change:
-    return Change("small", Band.INTERACTIVE, tenant, given, waits)
+    return Change(SMALL, Band.INTERACTIVE, tenant, given, waits)
 
 
 def known(*accounts: Account) -> Peer:
@@ -118,7 +119,7 @@ def test_a_peer_is_told_everything_at_first_and_then_what_changed() -> None:
     turns = Turns()
     turns.charge("acme", 5.0, weight=1)
     turns.enter("globex")
-    telling = Telling(lambda: iter([(("small", Band.INTERACTIVE), turns)]))
+    telling = Telling(lambda: iter([((SMALL, Band.INTERACTIVE), turns)]))
 
     assert telling.accounts() == [account("globex", waits=True), account("acme", 5.0)]
     assert telling.accounts() == []
@@ -131,7 +132,7 @@ def test_what_was_given_elsewhere_is_not_told_on() -> None:
     turns.enter_elsewhere("acme")
     turns.charge_elsewhere("acme", 5.0, weight=1)
 
-    assert Telling(lambda: iter([(("small", Band.BATCH), turns)])).accounts() == []
+    assert Telling(lambda: iter([((SMALL, Band.BATCH), turns)])).accounts() == []
 
 
 def test_so_many_accounts_are_told_at_most() -> None:
@@ -139,7 +140,7 @@ def test_so_many_accounts_are_told_at_most() -> None:
     for at in range(AT_MOST + 10):
         turns.charge(f"t{at}", 1.0, weight=1)
 
-    told = Telling(lambda: iter([(("small", Band.BATCH), turns)])).accounts()
+    told = Telling(lambda: iter([((SMALL, Band.BATCH), turns)])).accounts()
 
     assert len(told) == AT_MOST
     assert told[0].tenant == f"t{AT_MOST + 9}", "those that changed last"

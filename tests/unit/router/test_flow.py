@@ -12,11 +12,12 @@ from services.router.core.bands import Band
 from services.router.core.endings import Usage
 from services.router.core.endpoints import Endpoint
 from services.router.core.flow import FlowControl, Queueing, QueueLimits
+from services.router.core.lanes import Lane
 from services.router.core.queue import Waiting
 from services.router.core.saturation import Saturation
 from services.router.core.verdicts import Reason, Refused
 from tests.unit.router.test_queue import NOW_S, waiting
-from tests.unit.router.values import A, ended, state
+from tests.unit.router.values import A, B, ended, state
 
 MAX_RUNNING = 2
 TENANTS = ("acme", "globex", "initech")
@@ -103,9 +104,22 @@ def test_another_model_does_not_wait_behind_it() -> None:
     router = full()
     router.ask(waiting("r1"))
 
-    router.ask(waiting("r2", model="unlimited"))
+    router.ask(waiting("r2", lane=Lane("unlimited")))
 
     assert "r2" in router.running
+
+
+def test_a_pool_of_ones_own_has_room_of_its_own() -> None:
+    router, vault = full(), Lane("small", "vault")
+    router.ask(waiting("r1"))
+    known = Endpoint(B, state(max_running=1, pool="vault"), reachable=True)
+    router.flow.saturation.saw(known, NOW_S)
+
+    assert router.flow.may_pass(waiting("r2", lane=vault), NOW_S)
+    router.flow.sent(waiting("r2", lane=vault), B, NOW_S)
+    router.flow.sent(waiting("r3", lane=vault), B, NOW_S)
+    assert not router.flow.may_pass(waiting("r4", lane=vault), NOW_S)
+    assert router.look() == [], "the vault's room is nobody else's"
 
 
 def test_nobody_waits_for_an_empty_pool() -> None:

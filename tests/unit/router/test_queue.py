@@ -5,13 +5,14 @@ from hypothesis import strategies as st
 
 from services.router.core.bands import Band
 from services.router.core.queue import ModelQueue, Waiting
+from tests.unit.router.values import SMALL
 
 NOW_S = 10.0
 
 
 def waiting(request_id: str = "r1", **changes: Any) -> Waiting:
     values: dict[str, Any] = {
-        "model": "small",
+        "lane": SMALL,
         "tenant": "acme",
         "weight": 1,
         "band": Band.INTERACTIVE,

@@ -4,7 +4,7 @@ import pytest
 
 from services.router.core.endpoints import Endpoint, Endpoints, Readiness
 from services.router.core.saturation import LATE_S, STALE_S, Saturation
-from tests.unit.router.values import A, B, model, state
+from tests.unit.router.values import SMALL, A, B, model, state
 
 NOW_S = 10.0
 
@@ -37,11 +37,11 @@ def test_one_that_does_not_say_how_much_it_runs_is_never_full() -> None:
     saturation = Saturation()
     seen(saturation, max_running=0, running=1000, waiting=1000)
 
-    assert saturation.has_room("small", 10**9, NOW_S)
+    assert saturation.has_room(SMALL, 10**9, NOW_S)
 
 
 def test_an_unknown_model_or_endpoint_is_nothing_to_wait_for() -> None:
-    assert Saturation().has_room("small", 1, NOW_S)
+    assert Saturation().has_room(SMALL, 1, NOW_S)
     assert Saturation().takes(A, 1, NOW_S)
 
 
@@ -51,7 +51,7 @@ def test_what_other_routers_have_sent_counts() -> None:
     assert room(saturation) == 1
 
     seen(saturation, running=4, waiting=1, now_s=NOW_S + 0.1)
-    assert not saturation.has_room("small", 0, NOW_S + 0.1)
+    assert not saturation.has_room(SMALL, 0, NOW_S + 0.1)
 
 
 def test_what_was_sent_since_the_report_counts_and_an_end_gives_it_back() -> None:
@@ -139,10 +139,10 @@ def test_an_endpoint_out_of_use_is_no_room_for_its_model(gone: Endpoint) -> None
     saturation = Saturation()
     seen(saturation, A)
     seen(saturation, B, running=4, waiting=4)
-    assert saturation.has_room("small", 0, NOW_S)
+    assert saturation.has_room(SMALL, 0, NOW_S)
 
     saturation.changed(gone)
-    assert not saturation.has_room("small", 0, NOW_S)
+    assert not saturation.has_room(SMALL, 0, NOW_S)
 
 
 def test_a_restarted_process_has_nothing_of_what_was_sent_before() -> None:
@@ -163,10 +163,10 @@ def test_room_behind_an_open_circuit_is_none_unless_all_are_open() -> None:
     saturation = Saturation(lambda address, _: address in shut)
     seen(saturation, A)
     seen(saturation, B, running=4, waiting=4)
-    assert not saturation.has_room("small", 0, NOW_S)
+    assert not saturation.has_room(SMALL, 0, NOW_S)
 
     shut.add(B)
-    assert saturation.has_room("small", 0, NOW_S)
+    assert saturation.has_room(SMALL, 0, NOW_S)
 
 
 def test_others_may_fill_the_same_room_until_the_next_report() -> None:
@@ -186,7 +186,7 @@ def test_a_sixteenth_stays_free_for_who_has_less_than_its_share(
     saturation.saw(Endpoint(A, known, reachable=True), NOW_S)
 
     assert saturation.takes(A, 0, NOW_S)
-    assert saturation.has_room("small", 0, NOW_S)
+    assert saturation.has_room(SMALL, 0, NOW_S)
     assert saturation.takes(A, 0, NOW_S, keeping=True) == (kept == 0)
-    assert saturation.has_room("small", 0, NOW_S, keeping=True) == (kept == 0)
-    assert saturation.slots("small") == (max_running if kept else 0)
+    assert saturation.has_room(SMALL, 0, NOW_S, keeping=True) == (kept == 0)
+    assert saturation.slots(SMALL) == (max_running if kept else 0)

@@ -16,6 +16,7 @@ from services.router.core.endings import Ended, Usage
 from services.router.core.endpoints import Endpoints, ModelState, Readiness, RuntimeState
 from services.router.core.inflight import Slot
 from services.router.core.ladder import Climb
+from services.router.core.lanes import Lane
 from services.router.core.picking import Filter, Picker
 from services.router.core.requests import Decision, Requests
 from services.router.core.tenants import (
@@ -35,6 +36,7 @@ from services.router.inbound.mesh import Mesh
 
 GENERATE = "/evenflow.inference.v1.InferenceService/Generate"
 A, B = "127.0.0.1:9101", "127.0.0.1:9102"
+SMALL = Lane("small")
 WEB = "spiffe://evenflow.local/tenant/acme/web"
 KEY = "ef-acme-secret"
 KEY_SHA256 = hashlib.sha256(KEY.encode()).digest()

@@ -20,8 +20,8 @@ from services.router.core.flow import FlowControl, QueueLimits
 from services.router.core.queue import Waiting
 from services.router.core.saturation import Saturation
 from services.router.core.verdicts import Refused
+from tests.unit.router.values import SMALL, model, state
 from tests.unit.router.values import ended as told
-from tests.unit.router.values import model, state
 
 REPORT_S = 0.1
 TOLD_WITHIN_S = 0.1
@@ -206,7 +206,7 @@ class VirtualMesh:
         flow, tokens = self.flows[router], self._rng.randint(load.least_tokens, load.most_tokens)
         waiting = Waiting(
             request_id=f"r{next(self._ids)}",
-            model="small",
+            lane=SMALL,
             tenant=load.tenant,
             weight=load.weight,
             band=load.band,
