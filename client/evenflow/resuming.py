@@ -71,13 +71,14 @@ class Answer:
         """
         error = error_of(call, self._progress)
         if not isinstance(error, StreamLost):
-            raise error if self._lost is None or not isinstance(error, Refused) else self._lost
+            known = error if self._lost is None or not isinstance(error, Refused) else self._lost
+            raise known from _cause(call)
         if self._finished:
             return None
         self._lost = error
         wait_s = error.retry_after_s or 0.0
         if not self._resumable or not self._resumes or wait_s >= self.remaining_s():
-            raise error
+            raise error from _cause(call)
         self._resumes -= 1
         self._held = None  # it comes again
         return wait_s
@@ -110,3 +111,8 @@ class Answer:
         self._progress.text += delta.text
         self._progress.tokens += delta.tokens
         return delta
+
+
+def _cause(call: FailedCall) -> BaseException | None:
+    """gRPC's own error: its trailers tell more."""
+    return call if isinstance(call, BaseException) else None
