@@ -135,9 +135,10 @@ def test_it_may_break_as_often_as_is_allowed(generate: Generate, tmp_path: Path)
 def test_a_stream_that_is_not_resumable_is_lost_at_once(generate: Generate, tmp_path: Path) -> None:
     model = Model([(3, RESET)], started=STARTED)
 
-    with scripted_mesh(Script(answer=model), tmp_path) as mesh, pytest.raises(StreamLost):
+    with scripted_mesh(Script(answer=model), tmp_path) as mesh, pytest.raises(StreamLost) as caught:
         generate(mesh)
 
+    assert isinstance(caught.value.__cause__, grpc.RpcError)
     assert len(model.asked) == 1
 
 
