@@ -39,3 +39,23 @@ def test_batches_that_did_not_wait_are_owed_nothing(alone: int) -> None:
         turns.served(Band.INTERACTIVE, 100.0, both_wait=False)
 
     assert turns.first() is Band.INTERACTIVE
+
+
+def test_what_batches_are_owed_lapses_once_they_wait_no_more() -> None:
+    turns = BandTurns(batch_share=0.5)
+    turns.served(Band.INTERACTIVE, 100.0, both_wait=True)
+    assert turns.first() is Band.BATCH
+
+    turns.served(Band.INTERACTIVE, 1.0, both_wait=False)
+
+    assert turns.first() is Band.INTERACTIVE
+
+
+def test_what_batches_had_too_much_does_not() -> None:
+    turns = BandTurns(batch_share=0.5)
+    turns.served(Band.BATCH, 100.0, both_wait=True)
+
+    turns.served(Band.INTERACTIVE, 1.0, both_wait=False)
+    turns.served(Band.INTERACTIVE, 99.0, both_wait=True)
+
+    assert turns.first() is Band.INTERACTIVE

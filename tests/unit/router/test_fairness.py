@@ -167,3 +167,15 @@ def test_outputs_are_predicted_from_those_before_and_never_above_what_is_asked_f
 
     assert turns.predicted_output("acme", 512) == pytest.approx(40)
     assert turns.predicted_output("acme", 16) == 16
+
+
+def test_a_prediction_follows_when_outputs_change() -> None:
+    turns = Turns()
+    turns.wrote("acme", 40)
+    turns.wrote("acme", 400)
+    assert 40 < turns.predicted_output("acme", 512) < 400
+
+    for _ in range(40):
+        turns.wrote("acme", 400)
+
+    assert turns.predicted_output("acme", 512) == pytest.approx(400, rel=0.01)

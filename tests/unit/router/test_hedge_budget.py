@@ -99,3 +99,12 @@ def test_a_promise_ends_when_it_is_released_sent_or_decided() -> None:
 def test_no_share_above_a_tenth() -> None:
     with pytest.raises(ValueError, match=r"from 0 to 0\.1"):
         HedgeBudget(0.11)
+
+
+def test_no_more_is_saved_up_than_a_burst() -> None:
+    budget = HedgeBudget(0.1)
+
+    for _ in range(100):
+        budget.earn(0.0)
+
+    assert budget.tokens == BURST

@@ -51,6 +51,13 @@ def test_a_hedge_is_told_from_a_retry(
 
 
 @pytest.mark.parametrize(
+    ("changes", "endpoint"), [(LOST | {"endpoint": B}, A), (WON, B), (RETRIED, B)]
+)
+def test_whoever_answered_is_named(changes: dict[str, Any], endpoint: str) -> None:
+    assert end(**changes).endpoint == endpoint
+
+
+@pytest.mark.parametrize(
     ("changes", "took"),
     [
         ({"sent_s": 0.01, "first_token_s": 0.06}, 0.05),
