@@ -7,12 +7,11 @@ token, the one that an unbroken stream has, or when anything is held once all ru
 
 import argparse
 import json
-from collections import Counter
 from collections.abc import Mapping
 from dataclasses import asdict
 
 from benchmarks.callers import AT_ONCE, Order
-from benchmarks.ends import End, Ends
+from benchmarks.ends import End, Ends, heard
 from benchmarks.faults import FAULTS, Faults
 from benchmarks.mesh import Mesh, running
 from benchmarks.results import Goal, line
@@ -82,10 +81,7 @@ def _order(mesh: Mesh, **fields: object) -> Order:
 
 def _called(order: Order) -> tuple[Ends, Mapping[str, str]]:
     said = json.loads(run_generator("benchmarks.callers", asdict(order)))
-    ends = Ends(**said["ends"])
-    ends.counts = {kind: Counter(counts) for kind, counts in ends.counts.items()}
-    ends.reasons = Counter(ends.reasons)
-    return ends, said["answers"]
+    return heard(said["ends"]), said["answers"]
 
 
 def _figures(ends: Ends, left: Held, mesh: Mesh) -> Figures:

@@ -1,8 +1,10 @@
 """How each request of a load ended, so that nothing is left out: a few ends, and a few numbers."""
 
 from collections import Counter
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
 from enum import StrEnum
+from typing import Any
 
 import grpc
 
@@ -43,6 +45,15 @@ class Ends:
     @property
     def all(self) -> int:
         return sum(each.total() for each in self.counts.values())
+
+    def told(self) -> Mapping[str, object]:
+        """As JSON; a Counter is not asdict's to copy."""
+        return {each.name: getattr(self, each.name) for each in fields(self)}
+
+
+def heard(told: Mapping[str, Any]) -> Ends:
+    counts = {kind: Counter(each) for kind, each in told["counts"].items()}
+    return Ends(**{**told, "counts": counts, "reasons": Counter(told["reasons"])})
 
 
 def end_of(error: EvenflowError, *, took_s: float, deadline_s: float) -> tuple[End, str]:
