@@ -35,7 +35,7 @@ class Expectations:
         self._trust: dict[str, float] = defaultdict(_full)  # found for each that was expected
         self._misses: Counter[str] = Counter()  # in a row
 
-    def held_blocks(self, keys: Keys) -> Mapping[str, int]:
+    def held_blocks(self, keys: Keys) -> dict[str, int]:
         """How many of the first blocks endpoints have, as the index says; none: not there."""
         return self._index.matched(keys)
 

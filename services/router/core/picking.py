@@ -5,8 +5,11 @@ cost that weights.py explains. Pick: the lowest costs, best first. Ties go to fe
 to the lower address, so that equal inputs give equal picks; without any weights, endpoints take
 turns.
 
-Made for a thousand endpoints: one pass of plain numbers over all of them, and everything else (KV
-room, what Explain shows) for the KEPT cheapest alone.
+Made for a thousand endpoints: where there are more than LOOKED_AT, each request looks at so many,
+the next one at those that follow; and, wherever they are, at endpoints that have most of its prompt
+and at such as have room, if the others have none. The best of many choices is nearly the best of
+all (M. Mitzenmacher, The Power of Two Choices in Randomized Load Balancing, 2001). Everything else
+(KV room, what Explain shows) is for the KEPT cheapest alone.
 """
 
 import heapq
@@ -14,6 +17,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import NamedTuple
 
 from services.router.core.eligibility import Eligibility, Eligible
@@ -25,6 +29,8 @@ from services.router.core.weights import Weights
 
 TRIED = 3  # the first and Envoy's two retries
 KEPT = 8  # candidates that are shown; of the others, how many
+LOOKED_AT = 128
+_BESIDES = 32  # that have most of the prompt; likewise, that have room
 _NO_WEIGHTS = Weights().scaled(0, cached=0)
 _FULL = 1e12  # more than any work: what can't start the request now comes last
 
@@ -109,9 +115,9 @@ class Picker:
 
     def pick(self, wanted: Wanted, now_s: float) -> Pick:
         eligible = self.eligible(wanted.model, wanted.pool)
-        addresses, filtered = self._filtered(eligible.addresses, now_s)
+        filtered = self._filtered(eligible, now_s)
         held = self._expectations.held_blocks(wanted.keys)
-        best = self._best(wanted, addresses, held)
+        best = self._best(wanted, self._looked_at(eligible, wanted, held, filtered), held)
         shown = list(best)
         reasons = {**filtered, **eligible.left_out} if filtered else eligible.left_out
         for address, reason in reasons.items():
@@ -120,28 +126,43 @@ class Picker:
             shown.append(self._left_out(address, reason))
         return Pick(
             shown,
-            _others(shown, len(addresses) - len(best), reasons),
+            _others(shown, len(eligible.addresses) - len(filtered) - len(best), reasons),
             Prefix(wanted.keys, _held_tokens(best[0].address, wanted, held)) if best else NO_PREFIX,
         )
 
-    def _filtered(
-        self, addresses: Sequence[str], now_s: float
-    ) -> tuple[Sequence[str], Mapping[str, str]]:
+    def _filtered(self, eligible: Eligible, now_s: float) -> Mapping[str, str]:
         why: dict[str, str] = {}
         for each in self._filters:
             out = each.leaves_out(now_s)
-            left = [address for address in addresses if address not in out] if out else addresses
-            if 0 < len(addresses) - len(left) <= each.most(len(addresses)):
-                why.update((address, out[address]) for address in addresses if address in out)
-                addresses = left
-        return addresses, why
+            more = sorted(at for at in out if at in eligible.members and at not in why)
+            if 0 < len(more) <= each.most(len(eligible.addresses) - len(why)):
+                why.update((address, out[address]) for address in more)
+        return why
+
+    def _looked_at(
+        self,
+        eligible: Eligible,
+        wanted: Wanted,
+        held: dict[str, int],
+        filtered: Mapping[str, str],
+    ) -> Sequence[str]:
+        """By address, as far as all are looked at."""
+        if len(eligible.addresses) <= LOOKED_AT or self._round_robin:
+            return [each for each in eligible.addresses if each not in filtered]
+        among = dict.fromkeys(self._in_turn(eligible.addresses, LOOKED_AT))
+        deepest = (each for each in reversed(held) if each in eligible.members)
+        among.update(dict.fromkeys(islice(deepest, _BESIDES)))
+        if len(wanted.full & among.keys()) > len(among) - KEPT:
+            roomy = sorted(eligible.members - wanted.full)
+            among.update(dict.fromkeys(islice(roomy, _BESIDES)))
+        return [each for each in among if each not in filtered]
 
     def _best(
         self, wanted: Wanted, addresses: Sequence[str], held: Mapping[str, int]
     ) -> Sequence[Candidate]:
         costs = self._costs(wanted, addresses, held)
         if self._round_robin:
-            addresses = self._in_turn(addresses)
+            addresses = self._in_turn(addresses, len(addresses))
         if len(addresses) > KEPT:
             addresses = heapq.nsmallest(KEPT, addresses, key=costs.__getitem__)
         seen = [self._candidate(each, wanted, held, costs[each]) for each in addresses]
@@ -163,10 +184,14 @@ class Picker:
             costs[address] += _FULL
         return costs
 
-    def _in_turn(self, addresses: Sequence[str]) -> Sequence[str]:
+    def _in_turn(self, addresses: Sequence[str], number: int) -> Sequence[str]:
+        """So many, from another one on each time."""
         first = self._turn % max(1, len(addresses))
-        self._turn += 1
-        return [*addresses[first:], *addresses[:first]]
+        self._turn += 1 if number == len(addresses) else number
+        return [
+            *addresses[first : first + number],
+            *addresses[: max(0, first + number - len(addresses))],
+        ]
 
     def _candidate(
         self, address: str, wanted: Wanted, held: Mapping[str, int], cost: float

@@ -87,6 +87,7 @@ class Saturation:
         self._rooms: dict[str, _Room] = {}
         self._serving: dict[str, set[str]] = {}  # model to addresses
         self._open: dict[str, dict[str, None]] = {}  # likewise; who was picked last comes last
+        self._open_keeping: dict[str, dict[str, None]] = {}  # likewise, with more than they keep
         self._slots: dict[str, int] = {}  # likewise, of those that keep some
         self.routers = 1  # that send to these endpoints
         self._shut = shut
@@ -122,6 +123,7 @@ class Saturation:
             self._slots[model] -= room.shared
             self._serving[model].discard(endpoint.address)
             self._open[model].pop(endpoint.address, None)
+            self._open_keeping[model].pop(endpoint.address, None)
         for model in models - room.models:
             self._slots[model] = self._slots.get(model, 0) + room.shared
             self._serving.setdefault(model, set()).add(endpoint.address)
@@ -170,7 +172,8 @@ class Saturation:
         `keeping`: and keeps its free slots all the same."""
         if not self._serving.get(model):
             return True
-        for address in islice(self._open[model], _LOOKED_AT):
+        there = self._open_keeping if keeping else self._open
+        for address in islice(there[model], _LOOKED_AT):
             if self._shut(address, now_s):
                 continue
             if self._takes(self._rooms[address], tokens, now_s, keeping=keeping):
@@ -187,13 +190,18 @@ class Saturation:
         return is_fresh and room.takes(tokens, keeping=keeping)
 
     def _refresh(self, address: str, room: _Room) -> None:
+        is_open, is_open_keeping = room.is_open, room.is_open_keeping
         for model in room.models:
-            there = self._open.setdefault(model, {})
-            there.pop(address, None)
-            if room.is_open:
-                there[address] = None
-        (self.full.discard if room.is_open else self.full.add)(address)
-        (self.full_but_kept.discard if room.is_open_keeping else self.full_but_kept.add)(address)
+            _put(self._open.setdefault(model, {}), address, there=is_open)
+            _put(self._open_keeping.setdefault(model, {}), address, there=is_open_keeping)
+        (self.full.discard if is_open else self.full.add)(address)
+        (self.full_but_kept.discard if is_open_keeping else self.full_but_kept.add)(address)
+
+
+def _put(last: dict[str, None], address: str, *, there: bool) -> None:
+    last.pop(address, None)
+    if there:
+        last[address] = None
 
 
 def _count_ends(room: _Room, now_s: float) -> None:

@@ -8,6 +8,7 @@ tenant, its certificate or the endpoints may be others by then.
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
+from itertools import islice
 
 from services.router.core.admission import (
     Pool,
@@ -132,7 +133,7 @@ class Check:
             mesh, now_s = self._mesh, asking.now_s
             eligible = self._picker.eligible(changed.model, asking.tenant.pool).addresses
             shut = mesh.circuits.open(now_s)
-            able = [each for each in eligible if each not in shut] if shut else eligible
+            able = tuple(islice((each for each in eligible if each not in shut), 1))
             return outlook(self._waiting(asking, changed), able, mesh.line.flow, now_s)
 
         paces = self._mesh.experience.paces
