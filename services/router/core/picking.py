@@ -29,8 +29,8 @@ from services.router.core.weights import Weights
 
 TRIED = 3  # the first and Envoy's two retries
 KEPT = 8  # candidates that are shown; of the others, how many
-LOOKED_AT = 128
-_BESIDES = 32  # that have most of the prompt; likewise, that have room
+LOOKED_AT = 64
+_BESIDES = 16  # that have most of the prompt; likewise, that have room
 _NO_WEIGHTS = Weights().scaled(0, cached=0)
 _FULL = 1e12  # more than any work: what can't start the request now comes last
 

@@ -172,12 +172,18 @@ class Saturation:
         `keeping`: and keeps its free slots all the same."""
         if not self._serving.get(model):
             return True
-        there = self._open_keeping if keeping else self._open
-        for address in islice(there[model], _LOOKED_AT):
+        there = (self._open_keeping if keeping else self._open)[model]
+        shut, has_room = [], False
+        for address in islice(there, _LOOKED_AT):
             if self._shut(address, now_s):
-                continue
-            if self._takes(self._rooms[address], tokens, now_s, keeping=keeping):
-                return True
+                shut.append(address)
+            elif self._takes(self._rooms[address], tokens, now_s, keeping=keeping):
+                has_room = True
+                break
+        for address in shut:  # nobody is sent there, and they would come first for ever
+            _put(there, address, there=True)
+        if has_room:
+            return True
         return bool(self._open[model]) and self._has_room_when_all_are_shut(model, tokens, now_s)
 
     def _has_room_when_all_are_shut(self, model: str, tokens: int, now_s: float) -> bool:
