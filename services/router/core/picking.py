@@ -147,15 +147,20 @@ class Picker:
         filtered: Mapping[str, str],
     ) -> Sequence[str]:
         """By address, as far as all are looked at."""
-        if len(eligible.addresses) <= LOOKED_AT or self._round_robin:
-            return [each for each in eligible.addresses if each not in filtered]
-        among = dict.fromkeys(self._in_turn(eligible.addresses, LOOKED_AT))
-        deepest = (each for each in reversed(held) if each in eligible.members)
+        addresses = eligible.addresses
+        if filtered:
+            addresses = [each for each in addresses if each not in filtered]
+        if len(addresses) <= LOOKED_AT or self._round_robin:
+            return addresses
+        among = dict.fromkeys(self._in_turn(addresses, LOOKED_AT))
+        deepest = (
+            each for each in reversed(held) if each in eligible.members and each not in filtered
+        )
         among.update(dict.fromkeys(islice(deepest, _BESIDES)))
         if len(wanted.full & among.keys()) > len(among) - KEPT:
-            roomy = sorted(eligible.members - wanted.full)
+            roomy = sorted(eligible.members - wanted.full - filtered.keys())
             among.update(dict.fromkeys(islice(roomy, _BESIDES)))
-        return [each for each in among if each not in filtered]
+        return list(among)
 
     def _best(
         self, wanted: Wanted, addresses: Sequence[str], held: Mapping[str, int]
