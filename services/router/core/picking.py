@@ -148,11 +148,10 @@ class Picker:
     ) -> Sequence[str]:
         """By address, as far as all are looked at."""
         addresses = eligible.addresses
-        if filtered:
-            addresses = [each for each in addresses if each not in filtered]
-        if len(addresses) <= LOOKED_AT or self._round_robin:
-            return addresses
-        among = dict.fromkeys(self._in_turn(addresses, LOOKED_AT))
+        if self._round_robin or len(addresses) - len(filtered) <= LOOKED_AT:
+            return [each for each in addresses if each not in filtered]
+        following = (each for each in self._in_turn(addresses, LOOKED_AT) if each not in filtered)
+        among = dict.fromkeys(islice(following, LOOKED_AT))
         deepest = (
             each for each in reversed(held) if each in eligible.members and each not in filtered
         )
@@ -167,7 +166,7 @@ class Picker:
     ) -> Sequence[Candidate]:
         costs = self._costs(wanted, addresses, held)
         if self._round_robin:
-            addresses = self._in_turn(addresses, len(addresses))
+            addresses = self._in_turn(addresses, 1)
         if len(addresses) > KEPT:
             addresses = heapq.nsmallest(KEPT, addresses, key=costs.__getitem__)
         seen = [self._candidate(each, wanted, held, costs[each]) for each in addresses]
@@ -189,14 +188,11 @@ class Picker:
             costs[address] += _FULL
         return costs
 
-    def _in_turn(self, addresses: Sequence[str], number: int) -> Sequence[str]:
-        """So many, from another one on each time."""
+    def _in_turn(self, addresses: Sequence[str], step: int) -> Sequence[str]:
+        """From another one on each time."""
         first = self._turn % max(1, len(addresses))
-        self._turn += 1 if number == len(addresses) else number
-        return [
-            *addresses[first : first + number],
-            *addresses[: max(0, first + number - len(addresses))],
-        ]
+        self._turn += step
+        return [*addresses[first:], *addresses[:first]]
 
     def _candidate(
         self, address: str, wanted: Wanted, held: Mapping[str, int], cost: float
