@@ -24,7 +24,7 @@ from services.router.core.eligibility import Eligibility, Eligible
 from services.router.core.endpoints import Endpoints, RuntimeState
 from services.router.core.expectations import NO_PREFIX, Expectations, Prefix
 from services.router.core.inflight import InFlight
-from services.router.core.prefixes import BLOCK_TOKENS, Keys
+from services.router.core.prefixes import BLOCK_TOKENS, Holders, Keys
 from services.router.core.weights import Weights
 
 TRIED = 3  # the first and Envoy's two retries
@@ -143,7 +143,7 @@ class Picker:
         self,
         eligible: Eligible,
         wanted: Wanted,
-        held: dict[str, int],
+        held: Holders,
         filtered: Mapping[str, str],
     ) -> Sequence[str]:
         """By address, as far as all are looked at."""
@@ -152,18 +152,14 @@ class Picker:
             return [each for each in addresses if each not in filtered]
         following = (each for each in self._in_turn(addresses, LOOKED_AT) if each not in filtered)
         among = dict.fromkeys(islice(following, LOOKED_AT))
-        deepest = (
-            each for each in reversed(held) if each in eligible.members and each not in filtered
-        )
+        deepest = (each for each in held if each in eligible.members and each not in filtered)
         among.update(dict.fromkeys(islice(deepest, _BESIDES)))
         if len(wanted.full & among.keys()) > len(among) - KEPT:
             roomy = sorted(eligible.members - wanted.full - filtered.keys())
             among.update(dict.fromkeys(islice(roomy, _BESIDES)))
         return list(among)
 
-    def _best(
-        self, wanted: Wanted, addresses: Sequence[str], held: Mapping[str, int]
-    ) -> Sequence[Candidate]:
+    def _best(self, wanted: Wanted, addresses: Sequence[str], held: Holders) -> Sequence[Candidate]:
         costs = self._costs(wanted, addresses, held)
         if self._round_robin:
             addresses = self._in_turn(addresses, 1)
@@ -173,7 +169,7 @@ class Picker:
         return seen if self._round_robin else sorted(seen, key=_rank)
 
     def _costs(
-        self, wanted: Wanted, addresses: Sequence[str], held: Mapping[str, int]
+        self, wanted: Wanted, addresses: Sequence[str], held: Holders
     ) -> Mapping[str, float]:
         """Without what all of them have in common."""
         work, weights = self._in_flight.work, self._weights
@@ -181,9 +177,11 @@ class Picker:
         evicting, trust = self._expectations.full, self._expectations.trust
         for address in costs.keys() & evicting:
             costs[address] += weights.evicted * wanted.prompt_tokens
-        for address in costs.keys() & held.keys():
-            saves = weights.cached + (weights.evicted if address in evicting else 0.0)
-            costs[address] -= saves * held[address] * BLOCK_TOKENS * trust[address]
+        for address in addresses if held else ():
+            blocks = held.blocks(address)
+            if blocks:
+                saves = weights.cached + (weights.evicted if address in evicting else 0.0)
+                costs[address] -= saves * blocks * BLOCK_TOKENS * trust[address]
         for address in costs.keys() & wanted.full:
             costs[address] += _FULL
         return costs
@@ -194,9 +192,7 @@ class Picker:
         self._turn += step
         return [*addresses[first:], *addresses[:first]]
 
-    def _candidate(
-        self, address: str, wanted: Wanted, held: Mapping[str, int], cost: float
-    ) -> Candidate:
+    def _candidate(self, address: str, wanted: Wanted, held: Holders, cost: float) -> Candidate:
         weights = self._weights
         load = self._in_flight.load(address)
         missing = _kv_missing(
@@ -231,8 +227,8 @@ def _rank(candidate: Candidate) -> tuple[float, int]:
     return candidate.cost, candidate.requests  # those of equal rank stay in order
 
 
-def _held_tokens(address: str, wanted: Wanted, held: Mapping[str, int]) -> int:
-    return min(held.get(address, 0) * BLOCK_TOKENS, wanted.prompt_tokens)
+def _held_tokens(address: str, wanted: Wanted, held: Holders) -> int:
+    return min(held.blocks(address) * BLOCK_TOKENS, wanted.prompt_tokens)
 
 
 def _kv_missing(state: RuntimeState | None, tokens: int) -> int:
