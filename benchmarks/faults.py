@@ -71,7 +71,8 @@ class Faults:
                 continue
             self.struck[fault] += 1
             at_s = time.monotonic() - began_s
-            print(f"{at_s:6.1f} s: {name} is {fault} for {lasts_s:.1f} s", flush=True)
+            lasts = "" if fault == "killed" else f" for {lasts_s:.1f} s"
+            print(f"{at_s:6.1f} s: {name} is {fault}{lasts}", flush=True)
             self._begin(fault, name, process, lasts_s)
 
     def _well(self, name: str) -> psutil.Process | None:
