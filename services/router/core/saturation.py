@@ -180,8 +180,9 @@ class Saturation:
             elif self._takes(self._rooms[address], tokens, now_s, keeping=keeping):
                 has_room = True
                 break
-        for address in shut:  # nobody is sent there, and they would come first for ever
-            _put(there, address, there=True)
+        if has_room or len(shut) == _LOOKED_AT:
+            for address in shut:  # nobody is sent there, and they would come first for ever
+                _put(there, address, there=True)
         if has_room:
             return True
         return bool(self._open[model]) and self._has_room_when_all_are_shut(model, tokens, now_s)
