@@ -3,7 +3,7 @@
 import os
 import sys
 
-from benchmarks import endurance, fairness, hedging, overhead, overload, prefix
+from benchmarks import chaos, decide, endurance, fairness, hedging, overhead, overload, prefix
 
 BENCHMARKS = {
     "overhead": overhead.main,
@@ -11,6 +11,8 @@ BENCHMARKS = {
     "fairness": fairness.main,
     "prefix": prefix.main,
     "overload": overload.main,
+    "decide": decide.main,
+    "chaos": chaos.main,
     "load": endurance.load,
     "soak": endurance.soak,
 }

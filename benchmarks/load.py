@@ -42,6 +42,7 @@ class Order:
     streamed: bool = True
     tokens: int = 64
     prompt_bytes: int = 1200
+    greedy: bool = False  # temperature 0, so that an answer may be kept
     as_router: bool = False  # say to the runtimes what the router would have said
     timeout_s: int = 60  # the caller's deadline
     seed: int = 1
@@ -183,8 +184,12 @@ def _body(order: Order, rng: random.Random) -> bytes:
         asked.chat.messages.add(role=inference.ROLE_USER, content=prompt)
         asked.sampling.max_output_tokens = order.tokens
         asked.sampling.ignore_eos = True
+        if order.greedy:
+            asked.sampling.temperature = 0.0
         return frames.grpc_message(asked.SerializeToString())
     chat = openai.ChatCompletion(model=order.model, max_tokens=order.tokens, ignore_eos=True)
+    if order.greedy:
+        chat.temperature = 0.0
     chat.messages.add(role="user").content.string_value = prompt
     return frames.grpc_message(
         openai.CreateChatCompletionRequest(completion=chat).SerializeToString()

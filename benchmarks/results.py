@@ -19,13 +19,15 @@ class Goal:
     at_most: float | None = None
     at_least: float | None = None
 
-    def said(self, value: float) -> str:
+    def met(self, value: float) -> bool:
         if self.at_most is not None:
-            met, what = value <= self.at_most, f"at most {self.at_most}"
-        else:
-            assert self.at_least is not None, "one of the two is set"
-            met, what = value >= self.at_least, f"at least {self.at_least}"
-        return f"{self.figure}: {value:.2f}, {what}: {'met' if met else 'NOT MET'}"
+            return value <= self.at_most
+        assert self.at_least is not None, "one of the two is set"
+        return value >= self.at_least
+
+    def said(self, value: float) -> str:
+        what = f"at least {self.at_least}" if self.at_most is None else f"at most {self.at_most}"
+        return f"{self.figure}: {value:.2f}, {what}: {'met' if self.met(value) else 'NOT MET'}"
 
     def written(self) -> dict[str, str | float]:
         limits = {"at_most": self.at_most, "at_least": self.at_least}

@@ -60,8 +60,7 @@ class Circuits:
 
     def is_open(self, address: str, now_s: float) -> bool:
         """New requests stay away."""
-        circuit = self._by_address.get(address)
-        return circuit is not None and circuit.broken and now_s < circuit.shut_until_s
+        return address in self._broken and now_s < self._by_address[address].shut_until_s
 
     def open(self, now_s: float) -> Mapping[str, str]:
         """Addresses that new requests stay away from, and why; mostly none."""

@@ -16,6 +16,7 @@ _MOST_KEPT = 1000  # models times pools
 @dataclass(frozen=True, slots=True)
 class Eligible:
     addresses: Sequence[str] = ()  # of those that can be used, by address
+    members: frozenset[str] = frozenset()  # the same
     left_out: Mapping[str, str] = field(default_factory=dict)  # why, by address
     announced: bool = False  # some runtime has named the model
     unknown: bool = False  # no runtime has, and every one was asked
@@ -45,8 +46,10 @@ def _eligible(endpoints: Sequence[Endpoint], model: str, pool: str) -> Eligible:
     why = {each.address: each.left_out(model, pool) for each in endpoints}
     announced = any(each.announced(model) for each in endpoints)
     seen = any(each.state is not None for each in endpoints)
+    addresses = tuple(address for address, reason in why.items() if not reason)
     return Eligible(
-        addresses=tuple(address for address, reason in why.items() if not reason),
+        addresses=addresses,
+        members=frozenset(addresses),
         left_out={address: reason for address, reason in why.items() if reason},
         announced=announced,
         # Just started, or cut off from all, nobody knows.

@@ -12,7 +12,7 @@ from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 
 from services.router.core.endings import Usage
-from services.router.core.prefixes import Keys, PrefixIndex
+from services.router.core.prefixes import Holders, Keys, PrefixIndex
 
 _NEWEST_SHARE = 0.1  # of the average: the last twenty or so count
 _EMPTY_AFTER = 8  # requests in a row that found nothing where something was expected
@@ -35,7 +35,7 @@ class Expectations:
         self._trust: dict[str, float] = defaultdict(_full)  # found for each that was expected
         self._misses: Counter[str] = Counter()  # in a row
 
-    def held_blocks(self, keys: Keys) -> Mapping[str, int]:
+    def held_blocks(self, keys: Keys) -> Holders:
         """How many of the first blocks endpoints have, as the index says; none: not there."""
         return self._index.matched(keys)
 

@@ -5,8 +5,11 @@ cost that weights.py explains. Pick: the lowest costs, best first. Ties go to fe
 to the lower address, so that equal inputs give equal picks; without any weights, endpoints take
 turns.
 
-Made for a thousand endpoints: one pass of plain numbers over all of them, and everything else (KV
-room, what Explain shows) for the KEPT cheapest alone.
+Made for a thousand endpoints: where there are more than LOOKED_AT, each request looks at so many,
+the next one at those that follow; and, wherever they are, at endpoints that have most of its prompt
+and at such as have room, if the others have none. The best of many choices is nearly the best of
+all (M. Mitzenmacher, The Power of Two Choices in Randomized Load Balancing, 2001). Everything else
+(KV room, what Explain shows) is for the KEPT cheapest alone.
 """
 
 import heapq
@@ -14,17 +17,20 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import NamedTuple
 
 from services.router.core.eligibility import Eligibility, Eligible
 from services.router.core.endpoints import Endpoints, RuntimeState
 from services.router.core.expectations import NO_PREFIX, Expectations, Prefix
 from services.router.core.inflight import InFlight
-from services.router.core.prefixes import BLOCK_TOKENS, Keys
+from services.router.core.prefixes import BLOCK_TOKENS, Holders, Keys
 from services.router.core.weights import Weights
 
 TRIED = 3  # the first and Envoy's two retries
 KEPT = 8  # candidates that are shown; of the others, how many
+LOOKED_AT = 64
+_BESIDES = 16  # that have most of the prompt; likewise, that have room
 _NO_WEIGHTS = Weights().scaled(0, cached=0)
 _FULL = 1e12  # more than any work: what can't start the request now comes last
 
@@ -109,9 +115,9 @@ class Picker:
 
     def pick(self, wanted: Wanted, now_s: float) -> Pick:
         eligible = self.eligible(wanted.model, wanted.pool)
-        addresses, filtered = self._filtered(eligible.addresses, now_s)
+        filtered = self._filtered(eligible, now_s)
         held = self._expectations.held_blocks(wanted.keys)
-        best = self._best(wanted, addresses, held)
+        best = self._best(wanted, self._looked_at(eligible, wanted, held, filtered), held)
         shown = list(best)
         reasons = {**filtered, **eligible.left_out} if filtered else eligible.left_out
         for address, reason in reasons.items():
@@ -120,35 +126,50 @@ class Picker:
             shown.append(self._left_out(address, reason))
         return Pick(
             shown,
-            _others(shown, len(addresses) - len(best), reasons),
+            _others(shown, len(eligible.addresses) - len(filtered) - len(best), reasons),
             Prefix(wanted.keys, _held_tokens(best[0].address, wanted, held)) if best else NO_PREFIX,
         )
 
-    def _filtered(
-        self, addresses: Sequence[str], now_s: float
-    ) -> tuple[Sequence[str], Mapping[str, str]]:
+    def _filtered(self, eligible: Eligible, now_s: float) -> Mapping[str, str]:
         why: dict[str, str] = {}
         for each in self._filters:
             out = each.leaves_out(now_s)
-            left = [address for address in addresses if address not in out] if out else addresses
-            if 0 < len(addresses) - len(left) <= each.most(len(addresses)):
-                why.update((address, out[address]) for address in addresses if address in out)
-                addresses = left
-        return addresses, why
+            more = sorted(at for at in out if at in eligible.members and at not in why)
+            if 0 < len(more) <= each.most(len(eligible.addresses) - len(why)):
+                why.update((address, out[address]) for address in more)
+        return why
 
-    def _best(
-        self, wanted: Wanted, addresses: Sequence[str], held: Mapping[str, int]
-    ) -> Sequence[Candidate]:
+    def _looked_at(
+        self,
+        eligible: Eligible,
+        wanted: Wanted,
+        held: Holders,
+        filtered: Mapping[str, str],
+    ) -> Sequence[str]:
+        """By address, as far as all are looked at."""
+        addresses = eligible.addresses
+        if self._round_robin or len(addresses) - len(filtered) <= LOOKED_AT:
+            return [each for each in addresses if each not in filtered]
+        following = (each for each in self._in_turn(addresses, LOOKED_AT) if each not in filtered)
+        among = dict.fromkeys(islice(following, LOOKED_AT))
+        deepest = (each for each in held if each in eligible.members and each not in filtered)
+        among.update(dict.fromkeys(islice(deepest, _BESIDES)))
+        if len(wanted.full & among.keys()) > len(among) - KEPT:
+            roomy = sorted(eligible.members - wanted.full - filtered.keys())
+            among.update(dict.fromkeys(islice(roomy, _BESIDES)))
+        return list(among)
+
+    def _best(self, wanted: Wanted, addresses: Sequence[str], held: Holders) -> Sequence[Candidate]:
         costs = self._costs(wanted, addresses, held)
         if self._round_robin:
-            addresses = self._in_turn(addresses)
+            addresses = self._in_turn(addresses, 1)
         if len(addresses) > KEPT:
             addresses = heapq.nsmallest(KEPT, addresses, key=costs.__getitem__)
         seen = [self._candidate(each, wanted, held, costs[each]) for each in addresses]
         return seen if self._round_robin else sorted(seen, key=_rank)
 
     def _costs(
-        self, wanted: Wanted, addresses: Sequence[str], held: Mapping[str, int]
+        self, wanted: Wanted, addresses: Sequence[str], held: Holders
     ) -> Mapping[str, float]:
         """Without what all of them have in common."""
         work, weights = self._in_flight.work, self._weights
@@ -156,21 +177,22 @@ class Picker:
         evicting, trust = self._expectations.full, self._expectations.trust
         for address in costs.keys() & evicting:
             costs[address] += weights.evicted * wanted.prompt_tokens
-        for address in costs.keys() & held.keys():
-            saves = weights.cached + (weights.evicted if address in evicting else 0.0)
-            costs[address] -= saves * held[address] * BLOCK_TOKENS * trust[address]
+        for address in addresses if held else ():
+            blocks = held.blocks(address)
+            if blocks:
+                saves = weights.cached + (weights.evicted if address in evicting else 0.0)
+                costs[address] -= saves * blocks * BLOCK_TOKENS * trust[address]
         for address in costs.keys() & wanted.full:
             costs[address] += _FULL
         return costs
 
-    def _in_turn(self, addresses: Sequence[str]) -> Sequence[str]:
+    def _in_turn(self, addresses: Sequence[str], step: int) -> Sequence[str]:
+        """From another one on each time."""
         first = self._turn % max(1, len(addresses))
-        self._turn += 1
+        self._turn += step
         return [*addresses[first:], *addresses[:first]]
 
-    def _candidate(
-        self, address: str, wanted: Wanted, held: Mapping[str, int], cost: float
-    ) -> Candidate:
+    def _candidate(self, address: str, wanted: Wanted, held: Holders, cost: float) -> Candidate:
         weights = self._weights
         load = self._in_flight.load(address)
         missing = _kv_missing(
@@ -205,8 +227,8 @@ def _rank(candidate: Candidate) -> tuple[float, int]:
     return candidate.cost, candidate.requests  # those of equal rank stay in order
 
 
-def _held_tokens(address: str, wanted: Wanted, held: Mapping[str, int]) -> int:
-    return min(held.get(address, 0) * BLOCK_TOKENS, wanted.prompt_tokens)
+def _held_tokens(address: str, wanted: Wanted, held: Holders) -> int:
+    return min(held.blocks(address) * BLOCK_TOKENS, wanted.prompt_tokens)
 
 
 def _kv_missing(state: RuntimeState | None, tokens: int) -> int:

@@ -15,10 +15,9 @@ automatic prefix caching.
 """
 
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
-from itertools import compress
 
 from services.router.core.demands import BYTES_PER_TOKEN
 
@@ -54,6 +53,49 @@ class _Cache:
     blocks: OrderedDict[int, None] = field(default_factory=OrderedDict)  # oldest first
 
 
+class Holders(Mapping[str, int]):
+    """Addresses, and how many blocks each has, the most first. Nothing is made of a thousand
+    endpoints until it is asked for; to be used before the index changes."""
+
+    def __init__(
+        self,
+        groups: Sequence[tuple[int, int]],  # how many blocks, and a set of who has so many
+        bits: Mapping[str, int],
+        addresses: Sequence[str],
+    ) -> None:
+        self._groups = groups
+        self._bits = bits
+        self._addresses = addresses
+
+    def __getitem__(self, address: str) -> int:
+        blocks = self.blocks(address)
+        if not blocks:
+            raise KeyError(address)
+        return blocks
+
+    def __iter__(self) -> Iterator[str]:
+        for _, having in self._groups:
+            left = having
+            while left:
+                lowest = left & -left
+                yield self._addresses[lowest.bit_length() - 1]
+                left ^= lowest
+
+    def __len__(self) -> int:
+        return sum(having.bit_count() for _, having in self._groups)
+
+    def __bool__(self) -> bool:
+        return bool(self._groups)
+
+    def blocks(self, address: str) -> int:
+        """0: it has none."""
+        bit = self._bits.get(address, 0)
+        for depth, having in self._groups:
+            if having & bit:
+                return depth
+        return 0
+
+
 class PrefixIndex:
     """Sets of endpoints are whole numbers with a bit for each: a thousand of them are intersected
     in one operation."""
@@ -62,6 +104,7 @@ class PrefixIndex:
         self._kept_blocks = kept_blocks
         self._caches: dict[str, _Cache] = {}
         self._addresses: list[str] = []  # by bit
+        self._bits: dict[str, int] = {}
         self._holders: dict[int, int] = {}  # by key; never zero
         self._full: set[str] = set()
 
@@ -79,6 +122,7 @@ class PrefixIndex:
         if cache is None:
             cache = self._caches[address] = _Cache(bit=1 << len(self._addresses))
             self._addresses.append(address)
+            self._bits[address] = cache.bit
         capacity = tokens // BLOCK_TOKENS
         if capacity == cache.capacity:
             return
@@ -107,24 +151,18 @@ class PrefixIndex:
             self._drop_oldest(cache)
         self._full.discard(address)
 
-    def matched(self, keys: Keys) -> dict[str, int]:
+    def matched(self, keys: Keys) -> "Holders":
         """How many of the first blocks each endpoint has; those that have none are not there."""
-        found: dict[str, int] = {}
-        if not keys:
-            return found
-        having = self._holders.get(keys[0], 0)
+        groups: list[tuple[int, int]] = []
+        having = self._holders.get(keys[0], 0) if keys else 0
         depth = 0
         while having:
             depth += 1
             still = having & self._holders.get(keys[depth], 0) if depth < len(keys) else 0
             if still != having:
-                found.update(dict.fromkeys(self._named(having ^ still), depth))
+                groups.append((depth, having ^ still))
             having = still
-        return found
-
-    def _named(self, endpoints: int) -> Sequence[str]:
-        bits = f"{endpoints:b}".encode().translate(_DIGITS)[::-1]
-        return list(compress(self._addresses, bits))
+        return Holders(groups[::-1], self._bits, self._addresses)
 
     def _evict(self, address: str, cache: _Cache) -> None:
         room = min(cache.capacity, self._kept_blocks // len(self._caches))
@@ -140,6 +178,3 @@ class PrefixIndex:
             self._holders[key] = left
         else:
             del self._holders[key]
-
-
-_DIGITS = bytes.maketrans(b"01", b"\0\1")

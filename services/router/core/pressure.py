@@ -22,7 +22,7 @@ class Outlook:
 
 
 def outlook(waiting: Waiting, endpoints: Sequence[str], flow: FlowControl, now_s: float) -> Outlook:
-    """`endpoints`: those that could answer it, open circuits left out."""
+    """`endpoints`: any that could answer it, open circuits left out."""
     if not endpoints:
         return Outlook(Triggers(model_unhealthy=True))
     if flow.may_pass(waiting, now_s):

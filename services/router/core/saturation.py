@@ -88,6 +88,7 @@ class Saturation:
         self._rooms: dict[str, _Room] = {}
         self._serving: dict[Lane, set[str]] = {}  # lane to addresses
         self._open: dict[Lane, dict[str, None]] = {}  # likewise; who was picked last comes last
+        self._open_keeping: dict[Lane, dict[str, None]] = {}  # likewise, with more than they keep
         self._slots: dict[Lane, int] = {}  # likewise, of those that keep some
         self.routers = 1  # that send to these endpoints
         self._shut = shut
@@ -124,6 +125,7 @@ class Saturation:
             self._slots[lane] -= room.shared
             self._serving[lane].discard(endpoint.address)
             self._open[lane].pop(endpoint.address, None)
+            self._open_keeping[lane].pop(endpoint.address, None)
         for lane in lanes - room.lanes:
             self._slots[lane] = self._slots.get(lane, 0) + room.shared
             self._serving.setdefault(lane, set()).add(endpoint.address)
@@ -172,11 +174,19 @@ class Saturation:
         `keeping`: and keeps its free slots all the same."""
         if not self._serving.get(lane):
             return True
-        for address in islice(self._open[lane], _LOOKED_AT):
+        there = (self._open_keeping if keeping else self._open)[lane]
+        shut, has_room = [], False
+        for address in islice(there, _LOOKED_AT):
             if self._shut(address, now_s):
-                continue
-            if self._takes(self._rooms[address], tokens, now_s, keeping=keeping):
-                return True
+                shut.append(address)
+            elif self._takes(self._rooms[address], tokens, now_s, keeping=keeping):
+                has_room = True
+                break
+        if has_room or len(shut) == _LOOKED_AT:
+            for address in shut:  # nobody is sent there, and they would come first for ever
+                _put(there, address, there=True)
+        if has_room:
+            return True
         return bool(self._open[lane]) and self._has_room_when_all_are_shut(lane, tokens, now_s)
 
     def _has_room_when_all_are_shut(self, lane: Lane, tokens: int, now_s: float) -> bool:
@@ -189,13 +199,18 @@ class Saturation:
         return is_fresh and room.takes(tokens, keeping=keeping)
 
     def _refresh(self, address: str, room: _Room) -> None:
+        is_open, is_open_keeping = room.is_open, room.is_open_keeping
         for lane in room.lanes:
-            there = self._open.setdefault(lane, {})
-            there.pop(address, None)
-            if room.is_open:
-                there[address] = None
-        (self.full.discard if room.is_open else self.full.add)(address)
-        (self.full_but_kept.discard if room.is_open_keeping else self.full_but_kept.add)(address)
+            _put(self._open.setdefault(lane, {}), address, there=is_open)
+            _put(self._open_keeping.setdefault(lane, {}), address, there=is_open_keeping)
+        (self.full.discard if is_open else self.full.add)(address)
+        (self.full_but_kept.discard if is_open_keeping else self.full_but_kept.add)(address)
+
+
+def _put(last: dict[str, None], address: str, *, there: bool) -> None:
+    last.pop(address, None)
+    if there:
+        last[address] = None
 
 
 def _count_ends(room: _Room, now_s: float) -> None:

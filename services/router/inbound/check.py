@@ -6,8 +6,10 @@ tenant, its certificate or the endpoints may be others by then.
 """
 
 from collections.abc import Callable
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, replace
 from functools import partial
+from itertools import islice
 
 from services.router.core.admission import (
     Pool,
@@ -101,7 +103,8 @@ class Check:
     def _decide(self, asking: "_Asking", demand: Demand) -> Judged:
         mesh, tenant = self._mesh, asking.tenant
         pool, remaining_s = self._pool(tenant, asking.now_s), asking.question.remaining_s()
-        corrected = mesh.experience.estimates.corrected(demand)
+        kept = replace(demand, repeatable=None)  # nothing of the body stays alive while it waits
+        corrected = mesh.experience.estimates.corrected(kept)
         refused = never(corrected, tenant, pool, remaining_s=remaining_s)
         if refused or demand.output is None:  # counting tokens takes no engine's place
             limits = self._limits
@@ -110,12 +113,12 @@ class Check:
             )
             return Judged(asking.caller, demand, verdict)
         consulted = self._consulted(asking, demand)
-        judged = Judged(asking.caller, replace(demand, repeatable=None), None, consulted=consulted)
+        judged = Judged(asking.caller, kept, None, consulted=consulted)
         if consulted.answer is not None:
             workload_class = class_of(demand, tenant)
             timeout_s = self._limits.of(workload_class, remaining_s)
             return replace(judged, verdict=Hit(workload_class, consulted.answer, timeout_s))
-        climb = self._climb(asking, replace(corrected, repeatable=None), remaining_s)
+        climb = self._climb(asking, corrected, remaining_s)
         if isinstance(climb, Refused):
             return replace(judged, verdict=climb)
         waiting = self._waiting(asking, climb.demand)
@@ -133,7 +136,7 @@ class Check:
             mesh, now_s = self._mesh, asking.now_s
             eligible = self._picker.eligible(changed.model, asking.tenant.pool).addresses
             shut = mesh.circuits.open(now_s)
-            able = [each for each in eligible if each not in shut] if shut else eligible
+            able = tuple(islice((each for each in eligible if each not in shut), 1))
             return outlook(self._waiting(asking, changed), able, mesh.line.flow, now_s)
 
         paces = self._mesh.experience.paces
@@ -157,7 +160,7 @@ class Check:
         waiting, climb, tenant = judged.waiting, judged.climb, known.caller.tenant
         assert waiting is not None, "what needs a place was looked at"
         assert climb is not None, "what needs a place was looked at"
-        pool = replace(self._pool(tenant, now_s), full=self._mesh.line.flow.full(waiting))
+        pool = self._pool(tenant, now_s, self._mesh.line.flow.full(waiting))
         remaining_s = waiting.deadline_s - now_s
         refused = never(climb.demand, tenant, pool, remaining_s=remaining_s)
         limits = self._limits
@@ -166,8 +169,8 @@ class Check:
             return placed
         return carried_on(placed, climb.demand, known.tenants.rules(placed.workload_class))
 
-    def _pool(self, tenant: Tenant, now_s: float) -> Pool:
-        return Pool(self._picker, now_s, self._mesh.salts.of(tenant))
+    def _pool(self, tenant: Tenant, now_s: float, full: AbstractSet[str] = frozenset()) -> Pool:
+        return Pool(self._picker, now_s, self._mesh.salts.of(tenant), full)
 
     def _waiting(self, asking: "_Asking", demand: Demand) -> Waiting:
         tenant, now_s = asking.tenant, asking.now_s

@@ -2,11 +2,12 @@
 
 from dataclasses import dataclass, replace
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from services.router.core.inflight import Slot
-from services.router.core.picking import KEPT, TRIED, Filter, Pick, Wanted
+from services.router.core.picking import KEPT, LOOKED_AT, TRIED, Filter, Pick, Wanted
 from services.router.core.prefixes import BLOCK_TOKENS
 from services.router.core.requests import Requests
 from services.router.core.weights import Weights
@@ -88,6 +89,53 @@ def test_of_many_endpoints_the_cheapest_are_found(prefill: list[int]) -> None:
 
     assert [each.prefill_tokens for each in pick.candidates] == sorted(prefill)[:KEPT]
     assert sum(pick.others.values()) == max(0, len(prefill) - KEPT)
+
+
+MANY = [address(number) for number in range(5 * LOOKED_AT)]
+
+
+def test_of_very_many_endpoints_each_is_looked_at_in_turn() -> None:
+    requests = Requests()
+    picks = picker(endpoints(*MANY), requests)
+
+    first = {picks.pick(WANTED, now_s=0.0).addresses[0] for _ in range(5)}
+
+    assert len(first) == 5
+
+
+@pytest.mark.parametrize("where", [MANY[0], MANY[LOOKED_AT], MANY[-1]])
+def test_of_very_many_the_one_that_has_the_prompt_is_found(where: str) -> None:
+    requests = Requests()
+    picks = picker(endpoints(*MANY), requests)
+    for each in MANY:
+        requests.expectations.resize(each, kv_tokens=1000 * BLOCK_TOKENS)
+        requests.expectations.sent(each, KEYS[:1])
+    requests.expectations.sent(where, KEYS)
+
+    for _ in range(6):
+        assert picks.pick(WANTED, now_s=0.0).addresses[0] == where
+
+
+@pytest.mark.parametrize("where", [MANY[0], MANY[LOOKED_AT], MANY[-1]])
+def test_of_very_many_the_one_that_has_room_is_found(where: str) -> None:
+    wanted = replace(WANTED, full=frozenset(MANY) - {where})
+    picks = picker(endpoints(*MANY))
+
+    for _ in range(6):
+        pick = picks.pick(wanted, now_s=0.0)
+        assert pick.addresses[0] == where
+        assert len(pick.addresses) == TRIED
+
+
+def test_of_very_many_none_is_looked_at_that_is_left_out() -> None:
+    out = dict.fromkeys(MANY[: 2 * LOOKED_AT], "circuit open")
+    picks = picker(endpoints(*MANY), None, Filter(lambda _: out))
+
+    for _ in range(6):
+        pick = picks.pick(WANTED, now_s=0.0)
+        assert len(pick.addresses) == TRIED
+        assert not out.keys() & set(pick.addresses)
+        assert sum(pick.others.values()) + len(pick.candidates) == len(MANY)
 
 
 def test_a_cached_prefix_is_worth_as_much_load_as_its_weight_says() -> None:

@@ -169,6 +169,15 @@ def test_room_behind_an_open_circuit_is_none_unless_all_are_open() -> None:
     assert saturation.has_room(SMALL, 0, NOW_S)
 
 
+def test_room_is_found_beyond_any_number_of_open_circuits() -> None:
+    shut = {f"10.0.0.{number}:8000" for number in range(200)}
+    saturation = Saturation(lambda address, _: address in shut)
+    for each in (*shut, A):
+        seen(saturation, each)
+
+    assert any(saturation.has_room("small", 0, NOW_S) for _ in range(4))
+
+
 def test_others_may_fill_the_same_room_until_the_next_report() -> None:
     saturation = Saturation()
     saturation.routers = 2
