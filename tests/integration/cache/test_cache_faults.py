@@ -58,7 +58,7 @@ class Caller(threading.Thread):
 
 def test_no_hit_is_lost_when_the_router_is_restarted(cached: CachedMesh) -> None:
     prompt = "asked while the router is restarted"
-    cached.asked(prompt)
+    cached.kept(prompt)
     callers = [Caller(cached, prompt) for _ in range(3)]
 
     with callers[0].asking(), callers[1].asking(), callers[2].asking():
@@ -77,20 +77,18 @@ def test_no_hit_is_lost_when_the_router_is_restarted(cached: CachedMesh) -> None
 
 
 def test_a_killed_router_comes_back_without_answers(cached: CachedMesh) -> None:
-    cached.asked("before the kill")
-    assert cached.ask("before the kill").is_hit
+    cached.kept("before the kill")
 
     killed = _pid(cached)
     cached.programs.kill("router")
     until(lambda: _pid(cached) not in (0, killed), within_s=BACK_WITHIN_S)
     cached.until_ready()
 
-    cached.asked("before the kill")
-    assert cached.ask("before the kill").is_hit
+    cached.kept("before the kill")
 
 
 def test_a_hit_needs_no_runtime(cached: CachedMesh) -> None:
-    cached.asked("without a runtime")
+    cached.kept("without a runtime")
     cached.programs.freeze("runtime-1", "runtime-2")
     try:
         until(lambda: not any(each.ready for each in cached.endpoints()))
@@ -106,8 +104,7 @@ def test_a_hit_needs_no_runtime(cached: CachedMesh) -> None:
 
 
 def test_answers_of_a_tenant_that_is_dropped_are_forgotten(cached: CachedMesh) -> None:
-    held = cached.entries()
-    cached.asked("of a tenant that is dropped", tenant="globex")
+    cached.kept("of a tenant that is dropped", tenant="globex")
     kept: list[str] = []
 
     def without_globex(policy: str) -> str:
@@ -116,14 +113,13 @@ def test_answers_of_a_tenant_that_is_dropped_are_forgotten(cached: CachedMesh) -
         return policy[:begin] + policy[end:]
 
     cached.rewrite_policy(without_globex)
-    until(lambda: cached.entries() == held)
     cached.rewrite_policy(lambda _: kept[0])
 
-    cached.asked("of a tenant that is dropped", tenant="globex")  # and it is no hit
+    assert not cached.ask("of a tenant that is dropped", tenant="globex").is_hit
 
 
 def test_no_text_reaches_a_log(cached: CachedMesh) -> None:
-    told = cached.asked("neither this nor the answer to it")
+    told = cached.kept("neither this nor the answer to it")
     cached.explained(cached.ask("neither this nor the answer to it"))
     logs = [file.read_text() for file in (cached.mesh.home / "logs").iterdir()]
 

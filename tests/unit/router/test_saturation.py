@@ -175,7 +175,7 @@ def test_room_is_found_beyond_any_number_of_open_circuits() -> None:
     for each in (*shut, A):
         seen(saturation, each)
 
-    assert any(saturation.has_room("small", 0, NOW_S) for _ in range(4))
+    assert any(saturation.has_room(SMALL, 0, NOW_S) for _ in range(4))
 
 
 def test_others_may_fill_the_same_room_until_the_next_report() -> None:
