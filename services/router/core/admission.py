@@ -14,6 +14,7 @@ from services.router.core.picking import Pick, Picker, Wanted
 from services.router.core.prefixes import block_keys
 from services.router.core.rungs import Degraded
 from services.router.core.tenants import Tenant
+from services.router.core.value import value
 from services.router.core.verdicts import Admitted, Reason, Refused
 
 _COME_BACK_S = 1.0  # a lost runtime is back within seconds or not at all
@@ -32,7 +33,7 @@ class TimeLimits:
         return min(default_s if remaining_s is None else remaining_s, self.longest_s)
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Pool:
     """The runtimes, and what is under way at each, as one request sees them."""
 

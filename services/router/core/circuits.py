@@ -12,12 +12,13 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from services.router.core.endings import Code, Ended
+from services.router.core.value import value
 
 OPENS_AFTER = 3  # failures without a success that began later
 TRIED_AGAIN_AFTER_S = 2.0  # one request goes there then, and decides
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Outcome:
     address: str
     succeeded: bool

@@ -4,6 +4,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum
 
+from services.router.core.value import value
+
 _UNSAID_OUTPUT_TOKENS = 512  # what the runtimes write at most when nobody says
 _LONGEST_NAME = 200  # names are kept with each decision
 
@@ -22,7 +24,7 @@ class InvalidDemand(ValueError):
         self.field = field
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Prompt:
     tokens: int
     exact: bool  # the caller sent token ids; otherwise `tokens` is an estimate
@@ -30,7 +32,7 @@ class Prompt:
     start: bytes = b""  # the first of it, as far as it matters to prefix caches
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Output:
     """How much the caller lets the model write."""
 
@@ -65,7 +67,7 @@ class Repeatable:
     content: Callable[[], bytes]  # all of it that the answer depends on, in one way only
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Demand:
     model: str
     workload_class: WorkloadClass | None  # None: the tenant's default

@@ -1,9 +1,9 @@
 """How a request ended, as the gateway's access log tells it."""
 
-from dataclasses import dataclass
 from enum import Enum, IntEnum
 
 from services.router.core.rungs import Degradation
+from services.router.core.value import value
 
 
 class Code(IntEnum):
@@ -38,14 +38,14 @@ class Cut(Enum):
     NOWHERE = "nowhere"  # no runtime could be reached
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Usage:
     prompt_tokens: int
     cached_prompt_tokens: int
     output_tokens: int
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Ended:
     request_id: str
     method: str

@@ -9,16 +9,16 @@ prefix cache at all, lower an endpoint's attraction instead of sending requests 
 from collections import Counter, defaultdict
 from collections.abc import Mapping
 from collections.abc import Set as AbstractSet
-from dataclasses import dataclass
 
 from services.router.core.endings import Usage
 from services.router.core.prefixes import Holders, Keys, PrefixIndex
+from services.router.core.value import value
 
 _NEWEST_SHARE = 0.1  # of the average: the last twenty or so count
 _EMPTY_AFTER = 8  # requests in a row that found nothing where something was expected
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Prefix:
     """The beginning of a request's prompt, and what its endpoint was thought to have of it."""
 

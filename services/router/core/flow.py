@@ -19,6 +19,7 @@ from services.router.core.lanes import Lane
 from services.router.core.queue import ModelQueue, Waiting
 from services.router.core.reserve import Reserve
 from services.router.core.saturation import Saturation
+from services.router.core.value import value
 from services.router.core.verdicts import Reason, Refused
 from services.router.core.waiting import Pace, Reading
 from services.router.core.writing import Writing
@@ -42,7 +43,7 @@ class QueueLimits:
     batch_share: float = 0.1
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Queueing:
     """Why a request had to wait, as it was when it began to."""
 
@@ -53,7 +54,7 @@ class Queueing:
     predicted_s: float  # 0: nobody could say
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class _Running:
     address: str
     waiting: Waiting
@@ -126,6 +127,8 @@ class FlowControl:
 
     def full(self, waiting: Waiting) -> AbstractSet[str]:
         """Addresses that can't start it now."""
+        if not self.saturation.full_but_kept:
+            return self.saturation.full
         may_take = self._may_take_of_reserve(waiting)
         return self.saturation.full if may_take else self.saturation.full_but_kept
 
@@ -234,9 +237,17 @@ class FlowControl:
             _learn(self._models[running.waiting.lane], ended, queued_s or 0.0)
 
     def _starts(self, waiting: Waiting, now_s: float) -> bool:
+        if self._has_room_for_all(waiting, now_s):
+            return True
         keeping = not self._may_take_of_reserve(waiting)
         has_room = self.saturation.has_room(waiting.lane, waiting.tokens, now_s, keeping=keeping)
         return has_room and not (keeping and self._yields(waiting, now_s))
+
+    def _has_room_for_all(self, waiting: Waiting, now_s: float) -> bool:
+        """So it does not matter whether it may take of the reserve; as nearly always."""
+        if self._model(waiting.lane).queue.someone_elsewhere():
+            return False
+        return self.saturation.has_room(waiting.lane, waiting.tokens, now_s, keeping=True)
 
     def _may_take_of_reserve(self, waiting: Waiting) -> bool:
         model = self._model(waiting.lane)

@@ -16,6 +16,7 @@ from enum import Enum
 from services.router.core.demands import WorkloadClass
 from services.router.core.first_tokens import FirstTokens
 from services.router.core.hedge_budget import HedgeBudget
+from services.router.core.value import value
 
 LATE_SHARE = 0.05
 LATE_TIMES = 1.5
@@ -39,7 +40,7 @@ class NotHedged(Enum):
     BUDGET_SPENT = "budget spent"
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class HedgePlan:
     endpoint: str  # where the second arm goes
     delay_s: float  # from the first arm to the second

@@ -7,16 +7,17 @@ entry is lost, or a restart of the runtime. Late and repeated words change nothi
 import heapq
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from services.router.core.expectations import NO_PREFIX, Prefix
+from services.router.core.value import value
 from services.router.core.weights import Weights
 
 _SPARE_TIMERS = 1000  # ended requests whose timers may wait for the next clearing
 _WEIGHTS = Weights()
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Slot:
     address: str
     tokens: int  # prompt as estimated, and output at most
@@ -26,7 +27,7 @@ class Slot:
     prefix: Prefix = NO_PREFIX
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Load:
     tokens: int = 0
     requests: int = 0

@@ -9,7 +9,7 @@ Applications (ICSE 2014).
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from services.router.core.demands import Demand, Output, WorkloadClass
 from services.router.core.rungs import (
@@ -24,6 +24,7 @@ from services.router.core.rungs import (
     Triggers,
 )
 from services.router.core.tenants import Tenant
+from services.router.core.value import value
 
 _SURELY = 2  # a prompt has at most so many times the tokens that it is estimated at, as a rule
 
@@ -31,7 +32,7 @@ Look = Callable[[Demand], Triggers]
 """What holds for a request, were it to go now."""
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Case:
     """Whose request it is, and what holds for it."""
 
@@ -40,7 +41,7 @@ class Case:
     look: Look
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Climb:
     """What a ladder made of a request."""
 

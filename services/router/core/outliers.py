@@ -18,6 +18,7 @@ from statistics import median
 
 from services.router.core.endings import Code, Ended
 from services.router.core.picking import Candidate
+from services.router.core.value import value
 
 ERRORS = "ejected: errors"
 SLOW = "ejected: slow"
@@ -48,7 +49,7 @@ _EJECTED = frozenset({ERRORS, SLOW})
 _FAULTS = frozenset({Code.UNKNOWN, Code.INTERNAL, Code.UNAVAILABLE, Code.DATA_LOSS})
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Answer:
     """What one request tells of the endpoint that answered it."""
 

@@ -25,6 +25,7 @@ from services.router.core.endpoints import Endpoints, RuntimeState
 from services.router.core.expectations import NO_PREFIX, Expectations, Prefix
 from services.router.core.inflight import InFlight
 from services.router.core.prefixes import BLOCK_TOKENS, Holders, Keys
+from services.router.core.value import value
 from services.router.core.weights import Weights
 
 TRIED = 3  # the first and Envoy's two retries
@@ -63,7 +64,7 @@ class Filter:
     most: Callable[[int], int] = all_but_one  # of so many; where it would be more, it is none
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Wanted:
     """What a pick depends on, of a request."""
 
@@ -75,7 +76,7 @@ class Wanted:
     full: AbstractSet[str] = frozenset()  # who can't start it now comes last; a retry may go there
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Pick:
     candidates: Sequence[Candidate]  # best first, then some of those left out
     others: Mapping[str, int] = field(default_factory=dict)  # how many more, by why; "": usable

@@ -1,7 +1,6 @@
 """Which triggers of the degradation ladder hold for a request, by what the router knows now."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 
 from services.router.core.admission import Degrade
 from services.router.core.demands import Demand, WorkloadClass
@@ -11,9 +10,10 @@ from services.router.core.paces import Paces
 from services.router.core.queue import Waiting
 from services.router.core.rungs import Triggers
 from services.router.core.tenants import Tenant, Tenants
+from services.router.core.value import value
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Outlook:
     """What a request has before it, were it to go now."""
 

@@ -12,9 +12,10 @@ from dataclasses import dataclass, field
 from services.router.core.bands import Band, BandTurns
 from services.router.core.fairness import Turns, service
 from services.router.core.lanes import Lane
+from services.router.core.value import value
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Waiting:
     """A request that may have to wait. `tokens` is what it may take of a KV cache."""
 

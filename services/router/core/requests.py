@@ -6,7 +6,7 @@ Memory is bounded: what runs is bounded by its deadlines, and of what is over th
 
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 
 from services.router.core.attempts import LostAttempt, LostAttempts
 from services.router.core.demands import WorkloadClass
@@ -18,6 +18,7 @@ from services.router.core.hedging import HedgePlan, NotHedged, arranged
 from services.router.core.inflight import InFlight, Load, Slot
 from services.router.core.picking import TRIED, Candidate, usable
 from services.router.core.rungs import UNDEGRADED, Degraded
+from services.router.core.value import value
 from services.router.core.verdicts import Reason
 from services.router.core.weights import Weights
 
@@ -28,7 +29,7 @@ class UnknownRequest(LookupError):
     """Never seen here, or too long ago; nothing is known of it."""
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Decision:
     """What the router said about one request, and what it knew of it then."""
 
@@ -66,7 +67,7 @@ class Decision:
         return arranged(usable(self.candidates)[:TRIED], self.plan)
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Request:
     decision: Decision | None  # None: the gateway refused it before it asked
     ended: Ended | None = None  # None: it has not, or its end was never reported

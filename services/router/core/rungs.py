@@ -4,6 +4,8 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import ClassVar
 
+from services.router.core.value import value
+
 
 class Trigger(Enum):
     SATURATED = "saturated"
@@ -11,7 +13,7 @@ class Trigger(Enum):
     MODEL_UNHEALTHY = "model_unhealthy"
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Triggers:
     """Which of them hold for a request as it stands."""
 

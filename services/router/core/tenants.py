@@ -9,6 +9,7 @@ from typing import TypeVar
 
 from services.router.core.demands import WorkloadClass
 from services.router.core.rungs import Rung
+from services.router.core.value import value
 
 _ANY = "*"
 
@@ -43,7 +44,7 @@ class Tenant:
         return model in self.models or _ANY in self.models
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Caller:
     tenant: Tenant
     workload: str

@@ -13,6 +13,7 @@ from services.router.core.expectations import NO_PREFIX, Prefix
 from services.router.core.picking import Candidate
 from services.router.core.response_cache import Answer
 from services.router.core.rungs import UNDEGRADED, Degraded
+from services.router.core.value import value
 
 
 class Reason(Enum):
@@ -37,7 +38,7 @@ class Reason(Enum):
     DEADLINE_UNREACHABLE = "DEADLINE_UNREACHABLE"
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Admitted:
     """It may go now."""
 

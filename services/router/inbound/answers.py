@@ -7,11 +7,11 @@ OpenAI's Envoy makes the error object of them. docs/envoy.md has the contract.
 import base64
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 
 import grpc
 
 from services.chassis.status import Status, rich_status
+from services.router.core.value import value
 from services.router.core.verdicts import Reason, Refused
 from services.router.degradations import DEGRADATIONS_HEADER, degradations_text
 
@@ -57,7 +57,7 @@ _NO_CHUNKS = "transfer-encoding: chunked\r\n"
 Headers = tuple[tuple[str, str], ...]
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Answer:
     """200: the request may go on, with these headers. 4xx: they are the refusal."""
 

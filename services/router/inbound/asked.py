@@ -7,9 +7,9 @@ client's own headers are believed about nothing but its key and its deadline.
 import re
 import uuid
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 
 from services.router.core.demands import InvalidDemand
+from services.router.core.value import value
 from services.router.inbound.resources.names import FRONT_END
 
 # Of Envoy's question, by Envoy itself: resources/checking.py
@@ -28,7 +28,7 @@ _SECONDS: Mapping[str, float] = {"H": 3600, "M": 60, "S": 1, "m": 1e-3, "u": 1e-
 _TRACEPARENT = re.compile(r"[0-9a-f]{2}-([0-9a-f]{32})-[0-9a-f]{16}-([0-9a-f]{2})")
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Question:
     """Envoy's request to the router. Header names are in lower case."""
 
@@ -37,7 +37,7 @@ class Question:
     body: bytes
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Asked:
     request_id: str
     method: str  # "/package.Service/Method"

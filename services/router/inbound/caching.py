@@ -7,7 +7,6 @@ a millisecond, since larger requests are left alone.
 import hmac
 import secrets
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 
 from services.router.core.demands import CacheUse, Demand, Repeatable, WorkloadClass
 from services.router.core.endpoints import Endpoint, Endpoints
@@ -15,13 +14,14 @@ from services.router.core.replays import Replay, Replays
 from services.router.core.requests import Decision
 from services.router.core.response_cache import Answer, Expected, ResponseCache
 from services.router.core.tenants import CacheSalts, ClassRules, Tenant, Tenants
+from services.router.core.value import value
 from services.router.core.verdicts import Hit
 from services.router.inbound.resources.names import CACHED_HEADER
 
 _MOST_REQUEST_BYTES = 256 << 10
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Asking:
     """One request, as far as the cache looks at it."""
 
@@ -34,7 +34,7 @@ class Asking:
         return self.demand.workload_class or self.tenant.default_workload_class
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Consulted:
     """`outcome` as in ExplainResponse.cache."""
 

@@ -7,7 +7,7 @@ tenant, its certificate or the endpoints may be others by then.
 
 from collections.abc import Callable
 from collections.abc import Set as AbstractSet
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from itertools import islice
 
@@ -33,6 +33,7 @@ from services.router.core.queue import Waiting
 from services.router.core.requests import Decision
 from services.router.core.resuming import carried_on
 from services.router.core.tenants import Caller, Tenant, Tenants
+from services.router.core.value import value
 from services.router.core.verdicts import Admitted, Hit, Reason, Refused, Verdict
 from services.router.inbound.answers import Answer, let_go, refusal
 from services.router.inbound.asked import Asked, Question, asked
@@ -103,7 +104,8 @@ class Check:
     def _decide(self, asking: "_Asking", demand: Demand) -> Judged:
         mesh, tenant = self._mesh, asking.tenant
         pool, remaining_s = self._pool(tenant, asking.now_s), asking.question.remaining_s()
-        kept = replace(demand, repeatable=None)  # nothing of the body stays alive while it waits
+        # Nothing of the body stays alive while it waits.
+        kept = demand if demand.repeatable is None else replace(demand, repeatable=None)
         corrected = mesh.experience.estimates.corrected(kept)
         refused = never(corrected, tenant, pool, remaining_s=remaining_s)
         if refused or demand.output is None:  # counting tokens takes no engine's place
@@ -117,12 +119,12 @@ class Check:
         if consulted.answer is not None:
             workload_class = class_of(demand, tenant)
             timeout_s = self._limits.of(workload_class, remaining_s)
-            return replace(judged, verdict=Hit(workload_class, consulted.answer, timeout_s))
+            return judged._replace(verdict=Hit(workload_class, consulted.answer, timeout_s))
         climb = self._climb(asking, corrected, remaining_s)
         if isinstance(climb, Refused):
-            return replace(judged, verdict=climb)
+            return judged._replace(verdict=climb)
         waiting = self._waiting(asking, climb.demand)
-        return self._line_up(asking, replace(judged, climb=climb, waiting=waiting))
+        return self._line_up(asking, judged._replace(climb=climb, waiting=waiting))
 
     def _consulted(self, asking: "_Asking", demand: Demand) -> Consulted:
         wanted = Asking(asking.question.method, demand, asking.tenant)
@@ -150,11 +152,11 @@ class Check:
         assert waiting is not None, "what needs a place was looked at"
         assert climb is not None, "what needs a place was looked at"
         if flow.may_pass(waiting, asking.now_s):
-            return replace(judged, verdict=self._place(judged, asking.known, asking.now_s))
+            return judged._replace(verdict=self._place(judged, asking.known, asking.now_s))
         offered = flow.offer(waiting, asking.now_s)
         if isinstance(offered, Queueing):
-            return replace(judged, queueing=offered)
-        return replace(judged, verdict=replace(offered, degraded=climb.degraded))
+            return judged._replace(queueing=offered)
+        return judged._replace(verdict=replace(offered, degraded=climb.degraded))
 
     def _place(self, judged: Judged, known: "_Known", now_s: float) -> Verdict:
         waiting, climb, tenant = judged.waiting, judged.climb, known.caller.tenant
@@ -207,10 +209,10 @@ class Check:
         if isinstance(known, Refused):
             return self._refuse(request, before, known, now_s)
         verdict = self._place(before, known, now_s)
-        return self._conclude(request, replace(before, caller=known.caller, verdict=verdict), now_s)
+        return self._conclude(request, before._replace(caller=known.caller, verdict=verdict), now_s)
 
     def _refuse(self, request: Request, before: Judged, refused: Refused, now_s: float) -> Answer:
-        return self._conclude(request, replace(before, verdict=refused), now_s)
+        return self._conclude(request, before._replace(verdict=refused), now_s)
 
     def _leave(self, request: Request, judged: Judged, now_s: float) -> None:
         decision = decision_of(request, judged, now_s)
@@ -220,7 +222,7 @@ class Check:
     def _conclude(self, request: Request, judged: Judged, now_s: float) -> Answer:
         verdict = judged.verdict
         if isinstance(verdict, Admitted):
-            judged = replace(judged, hedge=self._hedge(verdict, now_s))
+            judged = judged._replace(hedge=self._hedge(verdict, now_s))
         decision = decision_of(request, judged, now_s)
         answer = self._answer(judged, decision, now_s)
         ended(request.span, decision, verdict)
@@ -273,13 +275,13 @@ class Check:
         return self._mesh.hedging.decide(wanted, begins_at_once, now_s)
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class _Known:
     caller: Caller
     tenants: Tenants  # as they were when it was told apart
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class _Asking:
     question: Asked
     known: _Known

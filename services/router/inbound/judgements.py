@@ -1,7 +1,7 @@
 """What was made of one question, and how it is written down: as a Decision, and on its span."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from opentelemetry import trace
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
@@ -16,6 +16,7 @@ from services.router.core.queue import Waiting
 from services.router.core.requests import Decision
 from services.router.core.rungs import UNDEGRADED
 from services.router.core.tenants import Caller
+from services.router.core.value import value
 from services.router.core.verdicts import Admitted, Refused, Verdict
 from services.router.degradations import degradations_text
 from services.router.inbound.asked import Asked
@@ -25,15 +26,14 @@ _propagator = TraceContextTextMapPropagator()
 _tracer = trace.get_tracer("evenflow.router")
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Request:
     question: Asked
     span: trace.Span | None
     since_s: float
 
 
-@dataclass(frozen=True, slots=True)
-class Judged:
+class Judged(NamedTuple):  # made anew at every step, which costs a dataclass three times as much
     caller: Caller | None
     demand: Demand | None  # as it was asked
     verdict: Verdict | None  # None: the router itself answers this method, or it waits

@@ -6,7 +6,6 @@ Telemetry away or slow, the newest records are kept and the oldest dropped and c
 import asyncio
 from collections import deque
 from collections.abc import AsyncIterator, Sequence
-from dataclasses import dataclass
 from typing import Protocol
 
 import structlog
@@ -20,6 +19,7 @@ from services.router.classes import NUMBERS
 from services.router.core.attempts import LostAttempt
 from services.router.core.endings import Ended
 from services.router.core.requests import Decision, Request
+from services.router.core.value import value
 from services.router.degradations import done, messages
 
 _MOST_AT_ONCE = 500  # records in one message, about 100 KiB
@@ -29,7 +29,7 @@ _NANOS = 1_000_000_000
 _log = structlog.get_logger(__name__)
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Record:
     request: Request
     ended: Ended
