@@ -63,6 +63,12 @@ def test_nothing_is_done_while_no_trigger_holds() -> None:
     assert made == Climb(CHAT)
 
 
+def test_a_stream_that_is_carried_on_goes_on_as_it_began() -> None:
+    going_on = replace(CHAT, resumed_tokens=5)
+
+    assert climb(SmallerOutput(SATURATED, 1), Refuse(LATE), asked=going_on) == Climb(going_on)
+
+
 def test_a_trigger_that_a_rung_has_answered_calls_for_no_further_one() -> None:
     def look(asked: Demand) -> Triggers:
         assert asked.output is not None
