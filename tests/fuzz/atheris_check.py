@@ -39,7 +39,7 @@ def decode(content: bytes) -> None:
     body = provider.ConsumeBytes(provider.remaining_bytes())
     framed = bytes(1) + len(body).to_bytes(4, "big") + body
     sent = body if provider.ConsumeBool() else framed
-    question = asked(Question(path, headers, sent), lambda _: False)
+    question = asked(Question(path, headers, sent), lambda *_: False)
     question.trace()
     try:
         question.remaining_s()

@@ -23,6 +23,7 @@ from services.router.core.verdicts import Reason
 from services.router.core.weights import Weights
 
 KEPT = 10_000
+_SAME_S = 2e-6  # Envoy tells of one beginning twice: to the microsecond, and the nanosecond
 
 
 class UnknownRequest(LookupError):
@@ -94,6 +95,16 @@ class Requests:
 
     def knows(self, request_id: str) -> bool:
         return request_id in self._running or request_id in self._over
+
+    def is_over(self, request_id: str, received_unix_s: float) -> bool:
+        """Its end is known before it was judged: a caller who left at once, or while it waited.
+
+        A slot for it would be freed by nobody. Another one of the same id began at another time.
+        """
+        over = self._over.get(request_id)
+        if over is None or over.decision is not None or over.ended is None:
+            return False
+        return abs(over.ended.began_unix_s - received_unix_s) < _SAME_S
 
     def admit(self, decision: Decision, slot: Slot) -> None:
         """Its id must be unknown here."""

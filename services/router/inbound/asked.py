@@ -59,27 +59,25 @@ class Asked:
         return (match[1], bool(int(match[2], 16) & 1)) if match else ("", False)
 
 
-def asked(question: Question, known: Callable[[str], bool]) -> Asked:
-    """`known`: whether a request id is taken; callers who repeat one get another."""
+def asked(question: Question, known: Callable[[str, float], bool]) -> Asked:
+    """`known`: whether a request id is taken, by another request than the one received at that
+    time; callers who repeat one get another."""
     headers = question.headers
     front_end = headers.get(LISTENER_HEADER) == FRONT_END
+    received_unix_s = float(headers.get(RECEIVED_HEADER, 0.0))
+    claimed = headers.get("x-request-id", "")
+    is_free = _REQUEST_ID.fullmatch(claimed) and not known(claimed, received_unix_s)
     return Asked(
-        request_id=_request_id(headers.get("x-request-id", ""), known),
+        request_id=claimed if is_free else str(uuid.uuid4()),
         method=question.path.partition("?")[0][:_LONGEST_METHOD],
         spiffe_id=None if front_end else _peer(headers.get(PEER_HEADER, "")),
         serial="" if front_end else _serial(headers.get(SERIAL_HEADER, "")),
         api_key=_api_key(headers.get("authorization", "")) if front_end else None,
         timeout=headers.get("grpc-timeout"),
         traceparent=headers.get("traceparent"),
-        received_unix_s=float(headers.get(RECEIVED_HEADER, 0.0)),
+        received_unix_s=received_unix_s,
         body=question.body,
     )
-
-
-def _request_id(claimed: str, known: Callable[[str], bool]) -> str:
-    if _REQUEST_ID.fullmatch(claimed) and not known(claimed):
-        return claimed
-    return str(uuid.uuid4())
 
 
 def _peer(named: str) -> str:

@@ -35,7 +35,7 @@ from services.router.core.resuming import carried_on
 from services.router.core.tenants import Caller, Tenant, Tenants
 from services.router.core.value import value
 from services.router.core.verdicts import Admitted, Hit, Reason, Refused, Verdict
-from services.router.inbound.answers import Answer, let_go, refusal
+from services.router.inbound.answers import FAILED, Answer, let_go, refusal
 from services.router.inbound.asked import Asked, Question, asked
 from services.router.inbound.bodies import InvalidBody, demand_of
 from services.router.inbound.caching import Asking, Consulted
@@ -74,8 +74,11 @@ class Check:
             return self._hold(request, judged)
         return self._conclude(request, judged, self._clock())
 
-    def _is_known(self, request_id: str) -> bool:
-        return self._mesh.requests.knows(request_id) or self._mesh.line.flow.holds(request_id)
+    def _is_known(self, request_id: str, received_unix_s: float) -> bool:
+        requests = self._mesh.requests
+        if requests.is_over(request_id, received_unix_s):
+            return False
+        return requests.knows(request_id) or self._mesh.line.flow.holds(request_id)
 
     def _judge(self, question: Asked, now_s: float) -> Judged:
         known = self._known(question, now_s)
@@ -230,6 +233,8 @@ class Check:
 
     def _answer(self, judged: Judged, decision: Decision, now_s: float) -> Answer:
         if isinstance(judged.verdict, Admitted):
+            if self._mesh.requests.is_over(decision.request_id, decision.received_unix_s):
+                return FAILED  # nobody hears it
             return self._let_go(judged, judged.verdict, decision, now_s)
         self._mesh.requests.note(decision)
         if judged.verdict is None:

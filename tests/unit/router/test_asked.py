@@ -7,7 +7,7 @@ from tests.unit.router.values import GENERATE, KEY, WEB, check_request, on_front
 
 
 def read(question: Question) -> Asked:
-    return asked(question, lambda _: False)
+    return asked(question, lambda *_: False)
 
 
 def test_the_mesh_listener_names_a_workload_and_no_key() -> None:
@@ -25,7 +25,7 @@ def test_the_front_end_names_a_key_and_no_workload() -> None:
 
 
 def test_who_says_nothing_of_the_listener_is_not_on_the_front_end() -> None:
-    seen = asked(Question(GENERATE, {"authorization": f"Bearer {KEY}"}, b""), lambda _: False)
+    seen = asked(Question(GENERATE, {"authorization": f"Bearer {KEY}"}, b""), lambda *_: False)
 
     assert (seen.spiffe_id, seen.api_key) == ("", None)
 

@@ -11,7 +11,13 @@ from evenflow.inference.v1 import inference_service_pb2 as inference_pb
 from evenflow.openai.v1 import chat_service_pb2 as openai_pb
 from services.router.core.circuits import OPENS_AFTER, TRIED_AGAIN_AFTER_S, Outcome
 from services.router.core.verdicts import Reason
-from services.router.inbound.answers import DEADLINE_EXCEEDED, UNAVAILABLE, Answer, grpc_code
+from services.router.inbound.answers import (
+    DEADLINE_EXCEEDED,
+    FAILED,
+    UNAVAILABLE,
+    Answer,
+    grpc_code,
+)
 from services.router.inbound.asked import Question
 from services.router.inbound.check import Check
 from services.router.inbound.mesh import Mesh
@@ -125,6 +131,25 @@ def test_a_repeated_request_id_is_replaced() -> None:
 
     assert len(ids) == 3
     assert shared.requests.running() == 3
+
+
+def test_a_request_whose_end_is_known_already_takes_no_slot() -> None:
+    """Its caller left at once, and the access log was faster than the question."""
+    shared = mesh()
+    shared.requests.end(ended("r1", began_unix_s=1000.0000004))
+
+    assert answer(check_request(), shared) == FAILED
+    assert shared.requests.running() == 0
+
+
+def test_another_request_of_an_id_that_envoy_refused_takes_one() -> None:
+    shared = mesh()
+    shared.requests.end(ended("r1", began_unix_s=999.0))
+
+    said = headers(answer(check_request(), shared))
+
+    assert said["x-evenflow-request-id"] != "r1"
+    assert shared.requests.running() == 1
 
 
 @pytest.mark.parametrize("claimed", ["", "x" * 129, "é", "a b", "a\r\nx: y", "a\n"])

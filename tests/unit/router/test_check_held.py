@@ -110,6 +110,23 @@ async def passed(router: Router, seconds: float) -> None:
     await asyncio.sleep(0)
 
 
+def test_one_whose_end_is_known_takes_no_slot_at_its_turn() -> None:
+    """Its caller left, and the access log was faster than the socket that Envoy closes."""
+
+    async def scenario(router: Router) -> None:
+        caller = router.held()
+        router.mesh.requests.end(ended("r1", began_unix_s=1000.0))
+
+        router.end("full0")
+        await asyncio.sleep(0)
+
+        assert caller.answer is FAILED
+        assert router.mesh.requests.running() == 3
+        assert len(router.mesh.line.flow) == 0
+
+    run(scenario)
+
+
 def test_it_goes_when_a_slot_is_freed_and_has_waited_as_long() -> None:
     async def scenario(router: Router) -> None:
         caller = router.held(grpc_timeout="20S")
