@@ -10,6 +10,7 @@ from tests.integration.whole.mesh import Mesh
 from tests.integration.whole.programs import until
 
 SYSTEM = "You answer questions about streams and rivers. " * 40
+TEMPLATE_TOKENS = 8
 
 
 @dataclass(frozen=True)
@@ -77,7 +78,8 @@ def test_equal_words_of_another_tenant_attract_nothing(real_mesh: Mesh) -> None:
 
     candidates = real_mesh.explain(theirs[0].request_id).candidates
     assert {each.expected_cached_tokens for each in candidates} == {0}
-    assert theirs[0].usage.cached_prompt_tokens == 0
+    # No more than the chat template's first words, of an earlier prompt of its own.
+    assert theirs[0].usage.cached_prompt_tokens < TEMPLATE_TOKENS
     assert ours[0].usage.prompt_tokens == theirs[0].usage.prompt_tokens
 
 
