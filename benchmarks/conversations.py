@@ -21,7 +21,7 @@ from evenflow.errors import EvenflowError
 from evenflow.inference.v1 import inference_service_pb2 as pb
 
 DEADLINE_S = 120.0
-_WORDS = (
+WORDS = (
     "time",
     "year",
     "people",
@@ -128,7 +128,7 @@ class People:
 
 
 def words(rng: random.Random, number: int) -> Iterator[str]:
-    return (rng.choice(_WORDS) for _ in range(number))
+    return (rng.choice(WORDS) for _ in range(number))
 
 
 async def held(order: Order) -> Outcome:

@@ -17,6 +17,7 @@ from services.router.core.attempts import LostAttempt
 from services.router.core.requests import Requests
 from services.router.outbound.attempts import AttemptFollower, AttemptSource, GrpcAttemptSource
 from tests.fakes.lost_attempts import FakeAttemptSource
+from tests.fakes.silent_runtime import SilentRuntime
 from tests.identities import Identities
 from tests.serving import served
 from tests.unit.router.values import decision, lost
@@ -24,7 +25,7 @@ from tests.unit.router.values import decision, lost
 PATIENCE_S = 10.0
 
 
-class Servicer(pb_grpc.RuntimeServiceServicer):
+class Servicer(SilentRuntime):
     """Puts a FakeAttemptSource behind a real socket."""
 
     def __init__(self, source: FakeAttemptSource, dropped: int = 0) -> None:
@@ -39,24 +40,6 @@ class Servicer(pb_grpc.RuntimeServiceServicer):
                 yield _message(each, self._dropped)
         except grpc.aio.AioRpcError as error:
             await context.abort(error.code(), "died")
-
-    async def WatchState(  # noqa: N802 - the name is the proto's
-        self, request: pb.WatchStateRequest, context: grpc.aio.ServicerContext
-    ) -> AsyncIterator[pb.WatchStateResponse]:
-        for _ in ():
-            yield pb.WatchStateResponse()
-
-    async def WatchAnswers(  # noqa: N802 - the name is the proto's
-        self, request: pb.WatchAnswersRequest, context: grpc.aio.ServicerContext
-    ) -> AsyncIterator[pb.WatchAnswersResponse]:
-        nobody_asks: tuple[pb.WatchAnswersResponse, ...] = ()
-        for each in nobody_asks:
-            yield each
-
-    async def Drain(  # noqa: N802 - the name is the proto's
-        self, request: pb.DrainRequest, context: grpc.aio.ServicerContext
-    ) -> pb.DrainResponse:
-        return pb.DrainResponse()
 
 
 class Connect(Protocol):

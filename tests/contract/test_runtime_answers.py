@@ -16,6 +16,7 @@ from services.router.core.endings import Usage
 from services.router.core.response_cache import Answer, Expected, ResponseCache
 from services.router.outbound.answers import Answers, GrpcAnswers, follow
 from tests.fakes.runtime_answers import FakeAnswers
+from tests.fakes.silent_runtime import SilentRuntime
 from tests.identities import Identities
 from tests.serving import served
 
@@ -23,17 +24,12 @@ PATIENCE_S = 10.0
 GIVEN = Answer("v1", Usage(3, 1, 4), (b"started", b"delta", b"finished"))
 
 
-class Servicer(pb_grpc.RuntimeServiceServicer):
+class Servicer(SilentRuntime):
     """Puts FakeAnswers behind a real socket."""
 
     def __init__(self, answers: FakeAnswers) -> None:
         self._answers = answers
         self.asked_by = ""
-
-    async def WatchState(  # noqa: N802 - the name is the proto's
-        self, request: pb.WatchStateRequest, context: grpc.aio.ServicerContext
-    ) -> AsyncIterator[pb.WatchStateResponse]:
-        yield pb.WatchStateResponse()
 
     async def WatchAnswers(  # noqa: N802 - the name is the proto's
         self, request: pb.WatchAnswersRequest, context: grpc.aio.ServicerContext
@@ -44,18 +40,6 @@ class Servicer(pb_grpc.RuntimeServiceServicer):
                 yield pb.WatchAnswersResponse(answers=[_message(key, answer)])
         except grpc.aio.AioRpcError as error:
             await context.abort(error.code(), "died")
-
-    async def WatchAttempts(  # noqa: N802 - the name is the proto's
-        self, request: pb.WatchAttemptsRequest, context: grpc.aio.ServicerContext
-    ) -> AsyncIterator[pb.WatchAttemptsResponse]:
-        nobody_asks: tuple[pb.WatchAttemptsResponse, ...] = ()
-        for each in nobody_asks:
-            yield each
-
-    async def Drain(  # noqa: N802 - the name is the proto's
-        self, request: pb.DrainRequest, context: grpc.aio.ServicerContext
-    ) -> pb.DrainResponse:
-        return pb.DrainResponse()
 
 
 def _message(key: str, answer: Answer) -> pb.Answer:

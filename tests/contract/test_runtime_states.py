@@ -19,6 +19,7 @@ from services.router.core.requests import Requests
 from services.router.inbound.operator import runtime_message
 from services.router.outbound.runtimes import GrpcRuntime, Runtime, RuntimeFollower
 from tests.fakes.runtime_states import FakeRuntime
+from tests.fakes.silent_runtime import SilentRuntime
 from tests.identities import Identities
 from tests.serving import served
 from tests.unit.router.values import decision, model, state
@@ -27,7 +28,7 @@ SILENCE_S = 0.3
 PATIENCE_S = 10.0
 
 
-class Servicer(pb_grpc.RuntimeServiceServicer):
+class Servicer(SilentRuntime):
     """Puts a FakeRuntime behind a real socket."""
 
     def __init__(self, runtime: FakeRuntime) -> None:
@@ -41,19 +42,6 @@ class Servicer(pb_grpc.RuntimeServiceServicer):
                 yield runtime_message(each)
         except grpc.aio.AioRpcError as error:
             await context.abort(error.code(), "died")
-
-    async def WatchAttempts(  # noqa: N802 - the name is the proto's
-        self, request: pb.WatchAttemptsRequest, context: grpc.aio.ServicerContext
-    ) -> AsyncIterator[pb.WatchAttemptsResponse]:
-        for _ in ():
-            yield pb.WatchAttemptsResponse()
-
-    async def WatchAnswers(  # noqa: N802 - the name is the proto's
-        self, request: pb.WatchAnswersRequest, context: grpc.aio.ServicerContext
-    ) -> AsyncIterator[pb.WatchAnswersResponse]:
-        nobody_asks: tuple[pb.WatchAnswersResponse, ...] = ()
-        for each in nobody_asks:
-            yield each
 
     async def Drain(  # noqa: N802 - the name is the proto's
         self, request: pb.DrainRequest, context: grpc.aio.ServicerContext

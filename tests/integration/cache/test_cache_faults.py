@@ -73,7 +73,8 @@ def test_no_hit_is_lost_when_the_router_is_restarted(cached: CachedMesh) -> None
     # One that takes longer than 10 s to start refuses others; that is not about the cache.
     refused = [failure.details() for each in callers for failure in each.failures]
     assert not any("answer" in each for each in refused)
-    assert all(each.answers > each.hits for each in callers), "the new one began without answers"
+    # The first to ask the new one has its answer kept, so the others may see nothing but hits.
+    assert any(each.answers > each.hits for each in callers), "the new one began without answers"
 
 
 def test_a_killed_router_comes_back_without_answers(cached: CachedMesh) -> None:

@@ -20,6 +20,7 @@ from services.chassis.environ import address
 from services.chassis.identity import TlsFiles, channel
 from services.chassis.server import CannotListen, Server, grpc_server
 from services.chassis.status import Status
+from tests.fakes.silent_runtime import SilentRuntime
 from tests.identities import Identities
 
 SERVICE = "evenflow.runtime.v1.RuntimeService"
@@ -44,25 +45,12 @@ ERRORS = {
 }
 
 
-class Servicer(pb_grpc.RuntimeServiceServicer):
+class Servicer(SilentRuntime):
     """Fails as it is told, before or after a first message."""
 
     def __init__(self, error: Exception | None = None) -> None:
         self.error = error
         self.closed = asyncio.Event()
-
-    async def WatchAttempts(  # noqa: N802 - the name is the proto's
-        self, request: pb.WatchAttemptsRequest, context: grpc.aio.ServicerContext
-    ) -> AsyncIterator[pb.WatchAttemptsResponse]:
-        for _ in ():
-            yield pb.WatchAttemptsResponse()
-
-    async def WatchAnswers(  # noqa: N802 - the name is the proto's
-        self, request: pb.WatchAnswersRequest, context: grpc.aio.ServicerContext
-    ) -> AsyncIterator[pb.WatchAnswersResponse]:
-        nobody_asks: tuple[pb.WatchAnswersResponse, ...] = ()
-        for each in nobody_asks:
-            yield each
 
     async def Drain(  # noqa: N802 - the name is the proto's
         self, request: pb.DrainRequest, context: grpc.aio.ServicerContext

@@ -10,6 +10,7 @@ import statistics
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
+from benchmarks.conversations import WORDS
 from services.router.core.demands import estimated_tokens
 from services.router.core.endings import Usage
 from services.router.core.endpoints import Endpoints
@@ -27,19 +28,6 @@ from tests.unit.router.values import decision, ended, state
 ENGINES = 4
 OUTPUT_TOKENS = 32
 THINK_S = 0.7
-WORDS = (
-    "time",
-    "year",
-    "people",
-    "way",
-    "day",
-    "thing",
-    "life",
-    "world",
-    "school",
-    "state",
-    "part",
-)
 # A slow prefill, and room for 16,000 tokens.
 BEHAVIOUR = Behaviour(
     step_s=0.02,
