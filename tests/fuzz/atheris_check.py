@@ -40,7 +40,6 @@ def decode(content: bytes) -> None:
     framed = bytes(1) + len(body).to_bytes(4, "big") + body
     sent = body if provider.ConsumeBool() else framed
     question = asked(Question(path, headers, sent), lambda *_: False)
-    question.trace()
     try:
         question.remaining_s()
         demand_of(question.method, question.body)

@@ -5,7 +5,6 @@ the ladder of its class, and then the pick; in between it may have to wait.
 """
 
 from collections.abc import Callable, Mapping
-from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 
 from services.router.core.demands import Demand, WorkloadClass
@@ -13,6 +12,7 @@ from services.router.core.ladder import Climb
 from services.router.core.picking import Pick, Picker, Wanted
 from services.router.core.prefixes import block_keys
 from services.router.core.rungs import Degraded
+from services.router.core.saturation import Vacancies
 from services.router.core.tenants import Tenant
 from services.router.core.value import value
 from services.router.core.verdicts import Admitted, Reason, Refused
@@ -40,7 +40,7 @@ class Pool:
     picker: Picker
     now_s: float
     salt: str  # of the caller's tenant; no two share one
-    full: AbstractSet[str] = frozenset()  # addresses that can't start it now
+    vacancies: Vacancies = Vacancies()
 
     def pick(self, demand: Demand, tenant: Tenant) -> Pick:
         looked_at = demand.prompt.start if self.picker.looks_at_prompts else b""
@@ -50,7 +50,7 @@ class Pool:
             block_keys(looked_at, self.salt, demand.model),
             demand.prompt.tokens,
             output_tokens(demand, tenant),
-            self.full,
+            self.vacancies,
         )
         return self.picker.pick(wanted, self.now_s)
 

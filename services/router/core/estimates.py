@@ -7,7 +7,7 @@ begins at 1 with some weight of its own, and is kept within bounds: no text has 
 
 from dataclasses import dataclass, replace
 
-from services.router.core.demands import Demand
+from services.router.core.demands import Demand, Prompt
 
 _FADE = 0.98  # of what was known, for each request more
 _BEGIN_TOKENS = 500.0  # the weight of knowing nothing
@@ -39,7 +39,8 @@ class Estimates:
         if prompt.exact or demand.model not in self._sums:
             return demand
         tokens = max(1, round(prompt.tokens * self.ratio(demand.model)))
-        return replace(demand, prompt=replace(prompt, tokens=tokens))
+        counted = Prompt(tokens, exact=False, chat=prompt.chat, start=prompt.start)
+        return replace(demand, prompt=counted)
 
     def learn(self, model: str, *, estimated: int, counted: int) -> None:
         """`estimated`: before its correction."""

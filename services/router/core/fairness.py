@@ -119,6 +119,11 @@ class Turns:
     def first_elsewhere(self) -> str | None:
         return self._elsewhere.first()
 
+    @property
+    def waits_elsewhere(self) -> bool:
+        """Somebody does."""
+        return bool(self._elsewhere)
+
     def charge(self, tenant: str, given: float, *, weight: float) -> None:
         """Service that this router gives it; negative: what was charged too much."""
         self._add(tenant, given, weight)

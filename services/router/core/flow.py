@@ -8,7 +8,6 @@ fills half of it at most.
 
 import heapq
 from collections.abc import Iterator, Mapping
-from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 
 from services.router.core.bands import Band
@@ -18,7 +17,7 @@ from services.router.core.fairness import Turns, service
 from services.router.core.lanes import Lane
 from services.router.core.queue import ModelQueue, Waiting
 from services.router.core.reserve import Reserve
-from services.router.core.saturation import Saturation
+from services.router.core.saturation import Saturation, Vacancies
 from services.router.core.value import value
 from services.router.core.verdicts import Reason, Refused
 from services.router.core.waiting import Pace, Reading
@@ -125,12 +124,11 @@ class FlowControl:
                 return False
         return self._starts(waiting, now_s)
 
-    def full(self, waiting: Waiting) -> AbstractSet[str]:
-        """Addresses that can't start it now."""
-        if not self.saturation.full_but_kept:
-            return self.saturation.full
-        may_take = self._may_take_of_reserve(waiting)
-        return self.saturation.full if may_take else self.saturation.full_but_kept
+    def vacancies(self, waiting: Waiting) -> Vacancies:
+        """For this one."""
+        short = bool(self.saturation.full_but_kept)
+        keeping = short and not self._may_take_of_reserve(waiting)
+        return self.saturation.vacancies(waiting.lane, keeping=keeping)
 
     def queues(self) -> Iterator[tuple[tuple[Lane, Band], Turns]]:
         for lane, model in self._models.items():

@@ -63,6 +63,11 @@ class BandQueue:
         self._predicted: dict[str, _Predicted] = {}  # by request
         self._arrivals = 0
 
+    @property
+    def someone_waits(self) -> bool:
+        """Here or elsewhere."""
+        return self.waiting > 0 or self.turns.waits_elsewhere
+
     def of(self, tenant: str) -> int:
         line = self._lines.get(tenant)
         return len(line.places) if line else 0
@@ -153,7 +158,8 @@ class ModelQueue:
         self.bands[band].turns.charge_elsewhere(tenant, given, weight=weight)
 
     def someone_elsewhere(self) -> bool:
-        return any(band.turns.first_elsewhere() is not None for band in self.bands.values())
+        interactive, batch = self.bands.values()
+        return interactive.turns.waits_elsewhere or batch.turns.waits_elsewhere
 
     def first_elsewhere(self, waiting: Waiting, lead: float) -> str | None:
         """Who waits at another router and has its turn before this one, which is further ahead than
@@ -166,6 +172,5 @@ class ModelQueue:
         return None if band is waiting.band else self.bands[band].turns.first_elsewhere()
 
     def _both_wait(self) -> bool:
-        return all(
-            band.waiting or band.turns.first_elsewhere() is not None for band in self.bands.values()
-        )
+        interactive, batch = self.bands.values()
+        return interactive.someone_waits and batch.someone_waits

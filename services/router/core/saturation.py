@@ -14,8 +14,10 @@ What is under way there is the less of two guesses, each too high for another re
 import math
 from collections import deque
 from collections.abc import Callable
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 from itertools import islice
+from typing import NamedTuple
 
 from services.router.core.endpoints import Endpoint
 from services.router.core.lanes import Lane
@@ -28,6 +30,13 @@ KEPT = 1 / 16  # of its slots; fewer than 16 would lose too much by one that sta
 _SMOOTHED_S = 0.5  # over which the ends a second are taken
 _MOST_BEYOND = 3  # times max_running: for answers much shorter than LATE_S, or failing ones
 _LOOKED_AT = 64  # of a model's endpoints, where nearly all lack KV blocks
+
+
+class Vacancies(NamedTuple):
+    """Addresses, as far as slots go."""
+
+    full: AbstractSet[str] = frozenset()  # can't start another now
+    free: AbstractSet[str] = frozenset()  # can, among others
 
 
 @dataclass(slots=True)
@@ -58,20 +67,8 @@ class _Room:
         theirs = len(self.sent) * (self.routers - 1)  # others saw the same room in the same report
         return min(self.ours + others, self.reported + len(self.sent)) + theirs
 
-    @property
-    def is_open(self) -> bool:
-        return self.limit == 0 or self.under_way < self.limit
-
-    @property
-    def is_open_keeping(self) -> bool:
-        return self.is_open and (self.limit == 0 or self.under_way < self.limit_keeping)
-
-    def takes(self, tokens: int, *, keeping: bool) -> bool:
-        if self.limit == 0:
-            return True
-        if not (self.is_open_keeping if keeping else self.is_open):
-            return False
-        # Where nothing runs, nothing will be freed either.
+    def fits(self, tokens: int) -> bool:
+        """In its KV cache. Where nothing runs, nothing will be freed either."""
         return tokens + self.sent_tokens <= self.tokens_free or self.under_way == 0
 
 
@@ -143,6 +140,12 @@ class Saturation:
         unheard_of = int(room.ends_per_s * LATE_S / 2)  # on average
         room.limit_keeping = max_running + unheard_of - room.kept if room.kept else room.limit
 
+    def vacancies(self, lane: Lane, *, keeping: bool = False) -> Vacancies:
+        """To be used before anything changes. `keeping`: if they keep their free slots."""
+        if keeping:
+            return Vacancies(self.full_but_kept, self._open_keeping.get(lane, {}).keys())
+        return Vacancies(self.full, self._open.get(lane, {}).keys())
+
     def slots(self, lane: Lane) -> int:
         """Of its endpoints that keep some free."""
         return self._slots.get(lane, 0)
@@ -167,7 +170,8 @@ class Saturation:
 
     def takes(self, address: str, tokens: int, now_s: float, *, keeping: bool = False) -> bool:
         room = self._rooms.get(address)
-        return room is None or self._takes(room, tokens, now_s, keeping=keeping)
+        full = self.full_but_kept if keeping else self.full
+        return room is None or (address not in full and self._takes(room, tokens, now_s))
 
     def has_room(self, lane: Lane, tokens: int, now_s: float, *, keeping: bool = False) -> bool:
         """Some endpoint can start it now; or none serves it, and waiting would be in vain.
@@ -179,7 +183,7 @@ class Saturation:
         for address in islice(there, _LOOKED_AT):
             if self._shut(address, now_s):
                 shut.append(address)
-            elif self._takes(self._rooms[address], tokens, now_s, keeping=keeping):
+            elif self._takes(self._rooms[address], tokens, now_s):
                 has_room = True
                 break
         if has_room or len(shut) == _LOOKED_AT:
@@ -194,12 +198,16 @@ class Saturation:
             return False
         return any(self.takes(address, tokens, now_s) for address in self._open[lane])
 
-    def _takes(self, room: _Room, tokens: int, now_s: float, *, keeping: bool) -> bool:
-        is_fresh = now_s - room.heard_at_s <= self._stale_after_s or room.limit == 0
-        return is_fresh and room.takes(tokens, keeping=keeping)
+    def _takes(self, room: _Room, tokens: int, now_s: float) -> bool:
+        """One that has a free slot."""
+        if room.limit == 0:
+            return True
+        return now_s - room.heard_at_s <= self._stale_after_s and room.fits(tokens)
 
     def _refresh(self, address: str, room: _Room) -> None:
-        is_open, is_open_keeping = room.is_open, room.is_open_keeping
+        limit, under_way = room.limit, room.under_way
+        is_open = not limit or under_way < limit
+        is_open_keeping = is_open and (not limit or under_way < room.limit_keeping)
         for lane in room.lanes:
             _put(self._open.setdefault(lane, {}), address, there=is_open)
             _put(self._open_keeping.setdefault(lane, {}), address, there=is_open_keeping)

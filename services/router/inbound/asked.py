@@ -46,17 +46,14 @@ class Asked:
     api_key: str | None  # None on the mesh listener, and where none was sent
     timeout: str | None  # as the caller wrote it
     traceparent: str | None
+    trace_id: str  # W3C's; empty: nothing is traced
+    sampled: bool
     received_unix_s: float
     body: bytes
 
     def remaining_s(self) -> float | None:
         """Raises InvalidDemand for a `grpc-timeout` that gRPC does not know."""
         return None if self.timeout is None else _seconds(self.timeout)
-
-    def trace(self) -> tuple[str, bool]:
-        """The W3C trace id, empty when nothing is traced, and whether it is sampled."""
-        match = _TRACEPARENT.fullmatch(self.traceparent or "")
-        return (match[1], bool(int(match[2], 16) & 1)) if match else ("", False)
 
 
 def asked(question: Question, known: Callable[[str, float], bool]) -> Asked:
@@ -66,6 +63,8 @@ def asked(question: Question, known: Callable[[str, float], bool]) -> Asked:
     front_end = headers.get(LISTENER_HEADER) == FRONT_END
     received_unix_s = float(headers.get(RECEIVED_HEADER, 0.0))
     claimed = headers.get("x-request-id", "")
+    traceparent = headers.get("traceparent")
+    trace = _TRACEPARENT.fullmatch(traceparent) if traceparent else None
     is_free = _REQUEST_ID.fullmatch(claimed) and not known(claimed, received_unix_s)
     return Asked(
         request_id=claimed if is_free else str(uuid.uuid4()),
@@ -74,7 +73,9 @@ def asked(question: Question, known: Callable[[str, float], bool]) -> Asked:
         serial="" if front_end else _serial(headers.get(SERIAL_HEADER, "")),
         api_key=_api_key(headers.get("authorization", "")) if front_end else None,
         timeout=headers.get("grpc-timeout"),
-        traceparent=headers.get("traceparent"),
+        traceparent=traceparent,
+        trace_id=trace[1] if trace else "",
+        sampled=bool(int(trace[2], 16) & 1) if trace else False,
         received_unix_s=received_unix_s,
         body=question.body,
     )

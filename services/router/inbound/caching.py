@@ -22,7 +22,7 @@ _MOST_REQUEST_BYTES = 256 << 10
 
 
 @value
-class Asking:
+class Repeating:
     """One request, as far as the cache looks at it."""
 
     method: str
@@ -61,19 +61,19 @@ class Caching:
         return self._on
 
     def consult(
-        self, asking: Asking, tenants: Tenants, endpoints: Endpoints, now_s: float
+        self, wanted: Repeating, tenants: Tenants, endpoints: Endpoints, now_s: float
     ) -> Consulted:
-        repeatable = asking.demand.repeatable
+        repeatable = wanted.demand.repeatable
         if repeatable is None or not self._on:
             return NOT_ASKED
-        ttl_s = self._ttl_s(repeatable, tenants.rules(asking.workload_class))
+        ttl_s = self._ttl_s(repeatable, tenants.rules(wanted.workload_class))
         if not ttl_s:
             return NOT_ASKED
-        if not _usable(repeatable, asking.workload_class):
+        if not _usable(repeatable, wanted.workload_class):
             return _BYPASSED
-        key = self._key(asking.method, repeatable, asking.tenant)
-        answer = self.cache.find(asking.tenant.id, key, ttl_s=ttl_s, now_s=now_s)
-        if answer is None or not _served(answer, asking.demand.model, endpoints.all()):
+        key = self._key(wanted.method, repeatable, wanted.tenant)
+        answer = self.cache.find(wanted.tenant.id, key, ttl_s=ttl_s, now_s=now_s)
+        if answer is None or not _served(answer, wanted.demand.model, endpoints.all()):
             return Consulted("miss", key, ttl_s)
         return Consulted("hit", answer=answer)
 

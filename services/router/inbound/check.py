@@ -6,44 +6,40 @@ tenant, its certificate or the endpoints may be others by then.
 """
 
 from collections.abc import Callable
-from collections.abc import Set as AbstractSet
 from dataclasses import replace
 from functools import partial
-from itertools import islice
 
 from services.router.core.admission import (
     Pool,
     TimeLimits,
     class_of,
     never,
-    output_tokens,
     place,
     stepped_down,
 )
-from services.router.core.bands import band_of
 from services.router.core.demands import Demand, InvalidDemand
 from services.router.core.flow import Queueing
 from services.router.core.hedging import Hedgeable, HedgePlan, NotHedged
 from services.router.core.ladder import Climb
-from services.router.core.lanes import Lane
 from services.router.core.outliers import most_ejected
 from services.router.core.picking import Filter, Picker
-from services.router.core.pressure import Outlook, degrading, outlook
-from services.router.core.queue import Waiting
+from services.router.core.pressure import degrading
 from services.router.core.requests import Decision
 from services.router.core.resuming import carried_on
+from services.router.core.saturation import Vacancies
 from services.router.core.tenants import Caller, Tenant, Tenants
-from services.router.core.value import value
 from services.router.core.verdicts import Admitted, Hit, Reason, Refused, Verdict
 from services.router.inbound.answers import FAILED, Answer, let_go, refusal
 from services.router.inbound.asked import Asked, Question, asked
 from services.router.inbound.bodies import InvalidBody, demand_of
-from services.router.inbound.caching import Asking, Consulted
+from services.router.inbound.caching import Consulted, Repeating
 from services.router.inbound.judgements import Judged, Request, begun, decision_of, ended, slot_of
 from services.router.inbound.line import Held, Turn
 from services.router.inbound.mesh import Mesh
 from services.router.inbound.orders import identity, orders, route
+from services.router.inbound.sight import Asking, Known, Sight
 
+_NOT_LOOKED_AT = Vacancies()
 _COME_BACK_S = 1.0  # policy streams again within seconds of being back
 
 
@@ -88,25 +84,25 @@ class Check:
             demand = demand_of(question.method, question.body)
             if demand is None:
                 return Judged(known.caller, None, None)
-            return self._decide(_Asking(question, known, now_s), demand)
+            return self._decide(Asking(question, known, now_s, question.remaining_s()), demand)
         except InvalidDemand as error:
             refused = Refused(Reason.FIELD_INVALID, str(error), error.field)
         except InvalidBody as error:
             refused = Refused(Reason.BODY_INVALID, str(error))
         return Judged(known.caller, None, refused)
 
-    def _known(self, question: Asked, now_s: float) -> "_Known | Refused":
+    def _known(self, question: Asked, now_s: float) -> Known | Refused:
         if question.serial and self._mesh.revoked(question.serial):
             return _CERTIFICATE_REVOKED
         tenants = self._mesh.policy.current(now_s)
         if tenants is None:
             return _POLICY_STALE
         caller = _owner(question, tenants)
-        return _Known(caller, tenants) if caller is not None else _UNKNOWN_IDENTITY
+        return Known(caller, tenants) if caller is not None else _UNKNOWN_IDENTITY
 
-    def _decide(self, asking: "_Asking", demand: Demand) -> Judged:
+    def _decide(self, asking: Asking, demand: Demand) -> Judged:
         mesh, tenant = self._mesh, asking.tenant
-        pool, remaining_s = self._pool(tenant, asking.now_s), asking.question.remaining_s()
+        pool, remaining_s = self._pool(tenant, asking.now_s), asking.remaining_s
         # Nothing of the body stays alive while it waits.
         kept = demand if demand.repeatable is None else replace(demand, repeatable=None)
         corrected = mesh.experience.estimates.corrected(kept)
@@ -123,49 +119,40 @@ class Check:
             workload_class = class_of(demand, tenant)
             timeout_s = self._limits.of(workload_class, remaining_s)
             return judged._replace(verdict=Hit(workload_class, consulted.answer, timeout_s))
-        climb = self._climb(asking, corrected, remaining_s)
+        sight = Sight(mesh, self._picker, self._limits, asking)
+        climb = self._climb(asking, corrected, sight)
         if isinstance(climb, Refused):
             return judged._replace(verdict=climb)
-        waiting = self._waiting(asking, climb.demand)
-        return self._line_up(asking, judged._replace(climb=climb, waiting=waiting))
+        return self._line_up(asking, judged, climb, sight)
 
-    def _consulted(self, asking: "_Asking", demand: Demand) -> Consulted:
-        wanted = Asking(asking.question.method, demand, asking.tenant)
+    def _consulted(self, asking: Asking, demand: Demand) -> Consulted:
+        wanted = Repeating(asking.question.method, demand, asking.tenant)
         mesh = self._mesh
         return mesh.caching.consult(wanted, asking.known.tenants, mesh.endpoints, asking.now_s)
 
-    def _climb(
-        self, asking: "_Asking", demand: Demand, remaining_s: float | None
-    ) -> Climb | Refused:
-        def look(changed: Demand) -> Outlook:
-            mesh, now_s = self._mesh, asking.now_s
-            eligible = self._picker.eligible(changed.model, asking.tenant.pool).addresses
-            shut = mesh.circuits.open(now_s)
-            able = tuple(islice((each for each in eligible if each not in shut), 1))
-            return outlook(self._waiting(asking, changed), able, mesh.line.flow, now_s)
-
+    def _climb(self, asking: Asking, demand: Demand, sight: Sight) -> Climb | Refused:
         paces = self._mesh.experience.paces
-        degrade = degrading(asking.known.tenants, asking.tenant, look, paces)
-        limits = self._limits
-        return stepped_down(demand, asking.tenant, degrade, remaining_s=remaining_s, limits=limits)
+        degrade = degrading(asking.known.tenants, asking.tenant, sight.outlook, paces)
+        return stepped_down(
+            demand, asking.tenant, degrade, remaining_s=asking.remaining_s, limits=self._limits
+        )
 
-    def _line_up(self, asking: "_Asking", judged: Judged) -> Judged:
+    def _line_up(self, asking: Asking, judged: Judged, climb: Climb, sight: Sight) -> Judged:
         """It goes, waits, or is refused for want of a place to wait."""
-        flow, waiting, climb = self._mesh.line.flow, judged.waiting, judged.climb
-        assert waiting is not None, "what needs a place was looked at"
-        assert climb is not None, "what needs a place was looked at"
-        if flow.may_pass(waiting, asking.now_s):
+        waiting = sight.waiting(climb.demand)
+        judged = judged._replace(climb=climb, waiting=waiting)
+        if sight.passes(climb.demand):
             return judged._replace(verdict=self._place(judged, asking.known, asking.now_s))
-        offered = flow.offer(waiting, asking.now_s)
+        offered = self._mesh.line.flow.offer(waiting, asking.now_s)
         if isinstance(offered, Queueing):
             return judged._replace(queueing=offered)
         return judged._replace(verdict=replace(offered, degraded=climb.degraded))
 
-    def _place(self, judged: Judged, known: "_Known", now_s: float) -> Verdict:
+    def _place(self, judged: Judged, known: Known, now_s: float) -> Verdict:
         waiting, climb, tenant = judged.waiting, judged.climb, known.caller.tenant
         assert waiting is not None, "what needs a place was looked at"
         assert climb is not None, "what needs a place was looked at"
-        pool = self._pool(tenant, now_s, self._mesh.line.flow.full(waiting))
+        pool = self._pool(tenant, now_s, self._mesh.line.flow.vacancies(waiting))
         remaining_s = waiting.deadline_s - now_s
         refused = never(climb.demand, tenant, pool, remaining_s=remaining_s)
         limits = self._limits
@@ -174,26 +161,8 @@ class Check:
             return placed
         return carried_on(placed, climb.demand, known.tenants.rules(placed.workload_class))
 
-    def _pool(self, tenant: Tenant, now_s: float, full: AbstractSet[str] = frozenset()) -> Pool:
-        return Pool(self._picker, now_s, self._mesh.salts.of(tenant), full)
-
-    def _waiting(self, asking: "_Asking", demand: Demand) -> Waiting:
-        tenant, now_s = asking.tenant, asking.now_s
-        workload_class = class_of(demand, tenant)
-        band = band_of(workload_class)
-        limit_s = self._limits.of(workload_class, asking.question.remaining_s())
-        return Waiting(
-            request_id=asking.question.request_id,
-            lane=Lane(demand.model, tenant.pool),
-            tenant=tenant.id,
-            weight=tenant.weight,
-            band=band,
-            prompt_tokens=demand.prompt.tokens,
-            output_tokens=output_tokens(demand, tenant),
-            since_s=now_s,
-            deadline_s=now_s + limit_s,
-            until_s=now_s + self._mesh.line.flow.limits.longest_s[band],
-        )
+    def _pool(self, tenant: Tenant, now_s: float, vacancies: Vacancies = _NOT_LOOKED_AT) -> Pool:
+        return Pool(self._picker, now_s, self._mesh.salts.of(tenant), vacancies)
 
     def _hold(self, request: Request, judged: Judged) -> Held:
         assert judged.waiting is not None, "what waits was offered"
@@ -278,27 +247,6 @@ class Check:
             return is_free(address) and saturation.takes(address, admitted.tokens, now_s)
 
         return self._mesh.hedging.decide(wanted, begins_at_once, now_s)
-
-
-@value
-class _Known:
-    caller: Caller
-    tenants: Tenants  # as they were when it was told apart
-
-
-@value
-class _Asking:
-    question: Asked
-    known: _Known
-    now_s: float
-
-    @property
-    def caller(self) -> Caller:
-        return self.known.caller
-
-    @property
-    def tenant(self) -> Tenant:
-        return self.known.caller.tenant
 
 
 _POLICY_STALE = Refused(

@@ -53,7 +53,7 @@ def decision_of(request: Request, judged: Judged, now_s: float) -> Decision:
         request_id=question.request_id,
         method=question.method,
         received_unix_s=question.received_unix_s,
-        trace_id=question.trace()[0],
+        trace_id=question.trace_id,
         tenant=caller.tenant.id if caller else "",
         workload=caller.workload if caller else "",
         model=demand.model if demand else "",
@@ -90,7 +90,7 @@ def slot_of(admitted: Admitted, expires_at_s: float) -> Slot:
 
 def begun(question: Asked) -> trace.Span | None:
     """A span for a trace that is sampled."""
-    if not question.trace()[1]:
+    if not question.sampled:
         return None
     parent = _propagator.extract({"traceparent": question.traceparent or ""})
     return _tracer.start_span("evenflow.router.check", context=parent, kind=trace.SpanKind.SERVER)

@@ -1,6 +1,9 @@
 """Picks against a plain comparison of all endpoints, and what their order is about."""
 
+import heapq
+import random
 from dataclasses import dataclass, replace
+from statistics import mean, pstdev
 
 import pytest
 from hypothesis import given, settings
@@ -10,6 +13,7 @@ from services.router.core.inflight import Slot
 from services.router.core.picking import KEPT, LOOKED_AT, TRIED, Filter, Pick, Wanted
 from services.router.core.prefixes import BLOCK_TOKENS
 from services.router.core.requests import Requests
+from services.router.core.saturation import Vacancies
 from services.router.core.weights import Weights
 from tests.unit.router.values import A, B, busy, decision, endpoints, model, picker, state
 
@@ -103,6 +107,33 @@ def test_of_very_many_endpoints_each_is_looked_at_in_turn() -> None:
     assert len(first) == 5
 
 
+def test_loads_of_very_many_are_nearly_as_even_as_if_all_were_looked_at(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    few = _unevenness()
+    monkeypatch.setattr("services.router.core.picking.LOOKED_AT", len(MANY))
+
+    assert few < 1.1 * _unevenness()
+
+
+def _unevenness() -> float:
+    """Of loads, when requests of very different sizes come and go."""
+    chance, requests = random.Random(1), Requests()  # noqa: S311 - repeatable
+    picks = picker(endpoints(*MANY), requests)
+    running: list[tuple[float, str]] = []
+    for number in range(4000):
+        tokens = int(chance.lognormvariate(6.0, 1.0))
+        wanted = replace(WANTED, prompt_tokens=tokens)
+        address = picks.pick(wanted, now_s=0.0).addresses[0]
+        slot = Slot(address, tokens, expires_at_s=1e9, prefill_tokens=tokens)
+        requests.in_flight.admit(str(number), slot)
+        heapq.heappush(running, (number + chance.expovariate(1 / (8 * len(MANY))), str(number)))
+        while running[0][0] < number:
+            requests.in_flight.end(heapq.heappop(running)[1])
+    loads = [requests.load(each).tokens for each in MANY]
+    return pstdev(loads) / mean(loads)
+
+
 @pytest.mark.parametrize("where", [MANY[0], MANY[LOOKED_AT], MANY[-1]])
 def test_of_very_many_the_one_that_has_the_prompt_is_found(where: str) -> None:
     requests = Requests()
@@ -118,7 +149,7 @@ def test_of_very_many_the_one_that_has_the_prompt_is_found(where: str) -> None:
 
 @pytest.mark.parametrize("where", [MANY[0], MANY[LOOKED_AT], MANY[-1]])
 def test_of_very_many_the_one_that_has_room_is_found(where: str) -> None:
-    wanted = replace(WANTED, full=frozenset(MANY) - {where})
+    wanted = replace(WANTED, vacancies=Vacancies(frozenset(MANY) - {where}, frozenset({where})))
     picks = picker(endpoints(*MANY))
 
     for _ in range(6):
@@ -201,7 +232,7 @@ def test_full_endpoints_come_last_and_may_be_retried() -> None:
     requests = busy({B: 1000})
     around = picker(known, requests)
 
-    pick = around.pick(replace(WANTED, full={A}), 0.0)
+    pick = around.pick(replace(WANTED, vacancies=Vacancies({A})), 0.0)
     assert (pick.addresses, [each.full for each in pick.candidates]) == ([B, A], [False, True])
     assert around.pick(WANTED, 0.0).addresses == [A, B]
 

@@ -254,7 +254,7 @@ class VirtualMesh:
 
     def _send(self, call: Call) -> None:
         flow, load = self.flows[call.router], self._load[call.router]
-        full = flow.full(call.waiting)
+        full = flow.vacancies(call.waiting).full
         engine = min(
             self.engines,
             key=lambda each: (each.address in full, load[each.address], each.address),
