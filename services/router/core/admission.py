@@ -89,9 +89,14 @@ def stepped_down(
 
 
 def place(
-    climb: Climb, tenant: Tenant, pool: Pool, *, remaining_s: float | None, limits: TimeLimits
+    climb: Climb,
+    tenant: Tenant,
+    pool: Pool,
+    *,
+    timeout_s: float,
+    resumable: bool = False,
 ) -> Admitted | Refused:
-    """Where it goes, now."""
+    """Where it goes, now. `resumable`: its stream may be carried on should it break."""
     demand, degraded = climb.demand, climb.degraded
     workload_class = class_of(demand, tenant)
     picked = pool.pick(demand, tenant)
@@ -103,11 +108,12 @@ def place(
         endpoints=picked.addresses,
         prompt_tokens=demand.prompt.tokens,
         output_tokens=output_tokens(demand, tenant),
-        timeout_s=limits.of(workload_class, remaining_s),
+        timeout_s=timeout_s,
         others=picked.others,
         prefix=picked.prefix,
         model=demand.model,
         degraded=degraded,
+        resumable=resumable,
     )
 
 

@@ -8,6 +8,7 @@ by when their requests began: one success takes back every failure that began be
 """
 
 import math
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -55,7 +56,7 @@ class Circuits:
     """`changed` is told of an address whose circuit opens (True) or closes."""
 
     def __init__(self, changed: Callable[[str, bool], None] = lambda *_: None) -> None:
-        self._by_address: dict[str, _Circuit] = {}
+        self._by_address: defaultdict[str, _Circuit] = defaultdict(_Circuit)
         self._broken: set[str] = set()
         self._changed = changed
 
@@ -74,7 +75,7 @@ class Circuits:
             circuit.shut_until_s = now_s + TRIED_AGAIN_AFTER_S
 
     def learn(self, outcome: Outcome, *, began_s: float, now_s: float) -> None:
-        circuit = self._by_address.setdefault(outcome.address, _Circuit())
+        circuit = self._by_address[outcome.address]
         was_broken = circuit.broken
         if outcome.succeeded:
             circuit.succeeded_s = max(circuit.succeeded_s, began_s)

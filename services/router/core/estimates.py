@@ -5,6 +5,7 @@ requests with exponentially fading weight, so that long prompts, whose load matt
 begins at 1 with some weight of its own, and is kept within bounds: no text has ten tokens a byte.
 """
 
+from collections import defaultdict
 from dataclasses import dataclass, replace
 
 from services.router.core.demands import Demand, Prompt
@@ -27,7 +28,7 @@ class Estimates:
     """By model; there are as many as have answered."""
 
     def __init__(self) -> None:
-        self._sums: dict[str, _Sums] = {}
+        self._sums: defaultdict[str, _Sums] = defaultdict(_Sums)
 
     def ratio(self, model: str) -> float:
         """By what an estimate is multiplied."""
@@ -46,7 +47,7 @@ class Estimates:
         """`estimated`: before its correction."""
         if estimated < 1 or counted < 1:
             return
-        sums = self._sums.setdefault(model, _Sums())
+        sums = self._sums[model]
         sums.estimated = sums.estimated * _FADE + estimated
         # What is out of bounds would be remembered for long after it has become right.
         sums.counted = sums.counted * _FADE + min(

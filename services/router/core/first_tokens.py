@@ -10,6 +10,7 @@ delay is exactly what it would be without hedges, and hedging can't lower its ow
 """
 
 import math
+from collections import defaultdict
 
 HALF_LIFE_S = 30.0
 FEWEST = 100.0  # values, weighed by age: less say nothing about the slowest twentieth
@@ -69,13 +70,12 @@ class FirstTokens:
     """Models are those that runtimes serve, so there are few."""
 
     def __init__(self) -> None:
-        self._by_size: dict[tuple[str, int], Histogram] = {}
-        self._by_model: dict[str, Histogram] = {}
+        self._by_size: defaultdict[tuple[str, int], Histogram] = defaultdict(Histogram)
+        self._by_model: defaultdict[str, Histogram] = defaultdict(Histogram)
 
     def learn(self, model: str, uncached_prompt_tokens: int, took_s: float, now_s: float) -> None:
-        key = (model, _size(uncached_prompt_tokens))
-        self._by_size.setdefault(key, Histogram()).add(took_s, now_s)
-        self._by_model.setdefault(model, Histogram()).add(took_s, now_s)
+        self._by_size[model, _size(uncached_prompt_tokens)].add(took_s, now_s)
+        self._by_model[model].add(took_s, now_s)
 
     def quantile_s(
         self, model: str, uncached_prompt_tokens: int, *, share: float, now_s: float

@@ -11,9 +11,10 @@ around it: among three or four endpoints the median absolute deviation is often 
 """
 
 import math
-from collections import deque
+from collections import defaultdict, deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from statistics import median
 
 from services.router.core.endings import Code, Ended
@@ -87,7 +88,9 @@ class _First:
 @dataclass(slots=True)
 class _Endpoint:
     errors: int = 0  # in a row
-    firsts: dict[int, deque[_First]] = field(default_factory=dict)  # by size of prompts
+    firsts: defaultdict[int, deque[_First]] = field(  # by size of prompts
+        default_factory=partial(defaultdict, partial(deque, maxlen=KEPT))
+    )
     ejections: int = 0
     why: str = ""  # empty: it is not ejected
     back_at_s: float = -math.inf
@@ -106,7 +109,7 @@ class Outliers:
     """`changed` is told of an address and why it is ejected; empty: it is back."""
 
     def __init__(self, changed: Callable[[str, str], None] = lambda *_: None) -> None:
-        self._by_address: dict[str, _Endpoint] = {}
+        self._by_address: defaultdict[str, _Endpoint] = defaultdict(_Endpoint)
         self._ejected: set[str] = set()
         self._changed = changed
 
@@ -124,7 +127,7 @@ class Outliers:
 
     def learn(self, said: Answer, *, pool: Iterable[str], began_s: float, now_s: float) -> None:
         """`pool`: all that could have taken the request. Looked at only when it matters."""
-        endpoint = self._by_address.setdefault(said.address, _Endpoint())
+        endpoint = self._by_address[said.address]
         if began_s < endpoint.back_at_s:
             return  # it began before the ejection, or was all that was left during it
         endpoint.errors = endpoint.errors + 1 if said.failed else 0
@@ -134,7 +137,7 @@ class Outliers:
                 self._eject(said.address, ERRORS, others, now_s)
         if said.first_token_s is not None and not said.failed:
             size = _size(said.read_tokens)
-            kept = endpoint.firsts.setdefault(size, deque(maxlen=KEPT))
+            kept = endpoint.firsts[size]
             kept.append(_First(began_s, said.first_token_s))
             if len(kept) >= IN_A_ROW:
                 self._compare(said.address, size, pool, now_s)
@@ -164,6 +167,8 @@ class Outliers:
     def _compare(self, address: str, size: int, pool: Iterable[str], now_s: float) -> None:
         """Its last ones, each of them, against what its peers did in that time and no other."""
         kept = self._by_address[address].firsts[size]
+        if kept[-1].first_s <= AND_BY_S:
+            return  # as nearly always
         last = [kept[-at] for at in range(1, IN_A_ROW + 1)]
         best_s = min(each.first_s for each in last)
         from_s, to_s = min(each.began_s for each in last), max(each.began_s for each in last)

@@ -11,13 +11,18 @@ from services.router.core.tenants import ClassRules
 from services.router.core.verdicts import Admitted, Reason, Refused, Verdict
 
 
+def may_break(demand: Demand, rules: ClassRules) -> bool:
+    """Its stream may be carried on should it break."""
+    return rules.resume and demand.resumed_tokens is not None
+
+
 def carried_on(admitted: Admitted, demand: Demand, rules: ClassRules) -> Verdict:
-    """`admitted` as if it began at its beginning; what comes back is resumable if rules say so."""
+    """`admitted` as if it began at its beginning."""
     resumed = demand.resumed_tokens
-    if not rules.resume:
-        return _not_allowed(admitted) if resumed else admitted
-    if resumed is None:
+    if not resumed:
         return admitted
+    if not rules.resume:
+        return _not_allowed(admitted)
     if resumed > admitted.output_tokens:
         return Refused(
             Reason.FIELD_INVALID,
@@ -27,7 +32,6 @@ def carried_on(admitted: Admitted, demand: Demand, rules: ClassRules) -> Verdict
         )
     return replace(
         admitted,
-        resumable=True,
         prompt_tokens=admitted.prompt_tokens + resumed,
         output_tokens=admitted.output_tokens - resumed,
     )

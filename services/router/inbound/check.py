@@ -25,7 +25,7 @@ from services.router.core.outliers import most_ejected
 from services.router.core.picking import Filter, Picker
 from services.router.core.pressure import degrading
 from services.router.core.requests import Decision
-from services.router.core.resuming import carried_on
+from services.router.core.resuming import carried_on, may_break
 from services.router.core.saturation import Vacancies
 from services.router.core.tenants import Caller, Tenant, Tenants
 from services.router.core.verdicts import Admitted, Hit, Reason, Refused, Verdict
@@ -108,21 +108,21 @@ class Check:
         corrected = mesh.experience.estimates.corrected(kept)
         refused = never(corrected, tenant, pool, remaining_s=remaining_s)
         if refused or demand.output is None:  # counting tokens takes no engine's place
-            limits = self._limits
-            verdict = refused or place(
-                Climb(corrected), tenant, pool, remaining_s=remaining_s, limits=limits
-            )
+            timeout_s = self._limits.of(class_of(demand, tenant), remaining_s)
+            verdict = refused or place(Climb(corrected), tenant, pool, timeout_s=timeout_s)
             return Judged(asking.caller, demand, verdict)
         consulted = self._consulted(asking, demand)
         judged = Judged(asking.caller, kept, None, consulted=consulted)
         if consulted.answer is not None:
             workload_class = class_of(demand, tenant)
             timeout_s = self._limits.of(workload_class, remaining_s)
-            return judged._replace(verdict=Hit(workload_class, consulted.answer, timeout_s))
+            judged.verdict = Hit(workload_class, consulted.answer, timeout_s)
+            return judged
         sight = Sight(mesh, self._picker, self._limits, asking)
         climb = self._climb(asking, corrected, sight)
         if isinstance(climb, Refused):
-            return judged._replace(verdict=climb)
+            judged.verdict = climb
+            return judged
         return self._line_up(asking, judged, climb, sight)
 
     def _consulted(self, asking: Asking, demand: Demand) -> Consulted:
@@ -140,26 +140,33 @@ class Check:
     def _line_up(self, asking: Asking, judged: Judged, climb: Climb, sight: Sight) -> Judged:
         """It goes, waits, or is refused for want of a place to wait."""
         waiting = sight.waiting(climb.demand)
-        judged = judged._replace(climb=climb, waiting=waiting)
+        judged.climb, judged.waiting = climb, waiting
         if sight.passes(climb.demand):
-            return judged._replace(verdict=self._place(judged, asking.known, asking.now_s))
+            judged.verdict = self._place(judged, asking.known, asking.now_s)
+            return judged
         offered = self._mesh.line.flow.offer(waiting, asking.now_s)
         if isinstance(offered, Queueing):
-            return judged._replace(queueing=offered)
-        return judged._replace(verdict=replace(offered, degraded=climb.degraded))
+            judged.queueing = offered
+        else:
+            judged.verdict = replace(offered, degraded=climb.degraded)
+        return judged
 
     def _place(self, judged: Judged, known: Known, now_s: float) -> Verdict:
         waiting, climb, tenant = judged.waiting, judged.climb, known.caller.tenant
         assert waiting is not None, "what needs a place was looked at"
         assert climb is not None, "what needs a place was looked at"
-        pool = self._pool(tenant, now_s, self._mesh.line.flow.vacancies(waiting))
-        remaining_s = waiting.deadline_s - now_s
-        refused = never(climb.demand, tenant, pool, remaining_s=remaining_s)
-        limits = self._limits
-        placed = refused or place(climb, tenant, pool, remaining_s=remaining_s, limits=limits)
+        workload_class = class_of(climb.demand, tenant)
+        rules = known.tenants.rules(workload_class)
+        placed = place(
+            climb,
+            tenant,
+            self._pool(tenant, now_s, self._mesh.line.flow.vacancies(waiting)),
+            timeout_s=self._limits.of(workload_class, waiting.deadline_s - now_s),
+            resumable=may_break(climb.demand, rules),
+        )
         if isinstance(placed, Refused):
             return placed
-        return carried_on(placed, climb.demand, known.tenants.rules(placed.workload_class))
+        return carried_on(placed, climb.demand, rules)
 
     def _pool(self, tenant: Tenant, now_s: float, vacancies: Vacancies = _NOT_LOOKED_AT) -> Pool:
         return Pool(self._picker, now_s, self._mesh.salts.of(tenant), vacancies)
@@ -175,16 +182,27 @@ class Check:
         )
         return self._mesh.line.hold(judged.waiting, turn)
 
-    def _again(self, request: Request, before: Judged, now_s: float) -> Answer:
+    def _again(self, request: Request, judged: Judged, now_s: float) -> Answer:
         """Its turn has come."""
         known = self._known(request.question, now_s)
         if isinstance(known, Refused):
-            return self._refuse(request, before, known, now_s)
-        verdict = self._place(before, known, now_s)
-        return self._conclude(request, before._replace(caller=known.caller, verdict=verdict), now_s)
+            return self._refuse(request, judged, known, now_s)
+        judged.caller = known.caller
+        judged.verdict = self._never(judged, now_s) or self._place(judged, known, now_s)
+        return self._conclude(request, judged, now_s)
 
-    def _refuse(self, request: Request, before: Judged, refused: Refused, now_s: float) -> Answer:
-        return self._conclude(request, before._replace(verdict=refused), now_s)
+    def _never(self, judged: Judged, now_s: float) -> Refused | None:
+        """Others may serve the model by now, and its tenant's limits be others."""
+        caller, climb, waiting = judged.caller, judged.climb, judged.waiting
+        assert caller is not None, "nobody unknown waits"
+        assert climb is not None, "what waits was looked at"
+        assert waiting is not None, "what waits was looked at"
+        pool, remaining_s = self._pool(caller.tenant, now_s), waiting.deadline_s - now_s
+        return never(climb.demand, caller.tenant, pool, remaining_s=remaining_s)
+
+    def _refuse(self, request: Request, judged: Judged, refused: Refused, now_s: float) -> Answer:
+        judged.verdict = refused
+        return self._conclude(request, judged, now_s)
 
     def _leave(self, request: Request, judged: Judged, now_s: float) -> None:
         decision = decision_of(request, judged, now_s)
@@ -194,7 +212,7 @@ class Check:
     def _conclude(self, request: Request, judged: Judged, now_s: float) -> Answer:
         verdict = judged.verdict
         if isinstance(verdict, Admitted):
-            judged = judged._replace(hedge=self._hedge(verdict, now_s))
+            judged.hedge = self._hedge(verdict, now_s)
         decision = decision_of(request, judged, now_s)
         answer = self._answer(judged, decision, now_s)
         ended(request.span, decision, verdict)

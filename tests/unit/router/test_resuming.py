@@ -80,7 +80,6 @@ def test_what_was_written_counts_as_prompt_and_against_the_output() -> None:
     assert isinstance(verdict, Admitted)
     assert (verdict.prompt_tokens, verdict.output_tokens) == (40, 70)
     assert verdict.tokens == ADMITTED.tokens
-    assert verdict.resumable
 
 
 def test_all_of_the_output_may_have_been_written() -> None:
@@ -92,7 +91,12 @@ def test_all_of_the_output_may_have_been_written() -> None:
 
 @pytest.mark.parametrize(
     ("asked", "rules"),
-    [(demand(), ALLOWED), (demand(resumed_tokens=0), ClassRules()), (demand(), ClassRules())],
+    [
+        (demand(), ALLOWED),
+        (demand(resumed_tokens=0), ALLOWED),
+        (demand(resumed_tokens=0), ClassRules()),
+        (demand(), ClassRules()),
+    ],
 )
 def test_others_stay_as_they_are(asked: Demand, rules: ClassRules) -> None:
     assert carried_on(ADMITTED, asked, rules) is ADMITTED

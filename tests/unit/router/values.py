@@ -8,7 +8,7 @@ from types import MappingProxyType
 from typing import Any
 
 from evenflow.inference.v1 import inference_service_pb2 as inference_pb
-from services.router.core.admission import Pool, TimeLimits, never, place
+from services.router.core.admission import Pool, TimeLimits, class_of, never, place
 from services.router.core.attempts import LostAttempt
 from services.router.core.circuits import Circuits
 from services.router.core.demands import Demand, Output, Prompt, WorkloadClass
@@ -116,8 +116,8 @@ def decided(
 ) -> Admitted | Refused:
     """As Check does where nobody has to wait and no class has a ladder."""
     refused = never(asked, whose, where, remaining_s=remaining_s)
-    climb = Climb(asked)
-    return refused or place(climb, whose, where, remaining_s=remaining_s, limits=LIMITS)
+    timeout_s = LIMITS.of(class_of(asked, whose), remaining_s)
+    return refused or place(Climb(asked), whose, where, timeout_s=timeout_s)
 
 
 def busy(tokens: Mapping[str, int]) -> Requests:
