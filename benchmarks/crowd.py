@@ -19,11 +19,12 @@ from services.router.core.circuits import Outcome as Sent
 from services.router.core.demands import WorkloadClass
 from services.router.core.endings import Ended, Usage
 from services.router.core.endpoints import Endpoints, ModelState, Readiness, RuntimeState
-from services.router.core.flow import FlowControl, QueueLimits
+from services.router.core.flow import FlowControl
 from services.router.core.hedging import Hedging
 from services.router.core.outliers import IN_A_ROW, Outliers
 from services.router.core.outliers import Answer as Told
 from services.router.core.prefixes import block_keys
+from services.router.core.queue_limits import QueueLimits
 from services.router.core.requests import Requests
 from services.router.core.rungs import FallbackModel, Refuse, SmallerContext, SmallerOutput, Trigger
 from services.router.core.saturation import Saturation

@@ -16,7 +16,7 @@ from benchmarks.gateways import Gateways, gateways
 from benchmarks.results import Goal, line
 from benchmarks.tenants import Demand, Given, Outcome
 from benchmarks.watching import queued
-from services.router.core.flow import QueueLimits
+from services.router.core.queue_limits import QueueLimits
 
 GOALS = (
     Goal("goodput_times_fifo_at_1_2", at_least=1.5),

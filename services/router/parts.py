@@ -15,10 +15,11 @@ from services.router.core.bands import Band
 from services.router.core.circuits import Circuits
 from services.router.core.demands import WorkloadClass
 from services.router.core.endpoints import Endpoints
-from services.router.core.flow import FlowControl, QueueLimits
+from services.router.core.flow import FlowControl
 from services.router.core.hedging import Hedging
 from services.router.core.models import Catalogue
 from services.router.core.outliers import Outliers
+from services.router.core.queue_limits import QueueLimits
 from services.router.core.requests import Requests
 from services.router.core.saturation import STALE_SHARE, Saturation
 from services.router.core.snapshot import DataPlane, HostPort

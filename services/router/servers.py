@@ -72,7 +72,7 @@ def operator_server(
         tls=tls,
         services=[operator.SERVICE, peers.SERVICE],
     )
-    servicer = operator.OperatorServicer(mesh.policy, mesh.endpoints, mesh.requests, empty)
+    servicer = operator.OperatorServicer(mesh, empty)
     add_RouterServiceServicer_to_server(servicer, server.grpc)
     add_PeerServiceServicer_to_server(told, server.grpc)
     return server

@@ -93,7 +93,9 @@ def _condition(endpoint: pb.Endpoint) -> str:
         return "unreachable"
     if endpoint.state.draining:
         return "draining"
-    return "ready" if endpoint.ready else "not ready"
+    if not endpoint.ready:
+        return "not ready"
+    return endpoint.left_out or "ready"
 
 
 def _readiness(state: runtime.ModelState) -> str:

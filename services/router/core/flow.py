@@ -1,14 +1,10 @@
 """Flow control: a request goes at once, waits in the queue, or is refused because it would in vain.
 
 The queue is here and not in the runtimes: these get only what they can start now (saturation.py).
-How many may wait is bounded, and for how long: a tenant's part of the queue is never more than
-what is left for the others (dynamic thresholds: Choudhury and Hahne, 1998), so the flood of one
-fills half of it at most.
 """
 
 import heapq
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
 
 from services.router.core.bands import Band
 from services.router.core.endings import Ended
@@ -16,30 +12,16 @@ from services.router.core.exchange import Change
 from services.router.core.fairness import Turns, service
 from services.router.core.lanes import Lane
 from services.router.core.queue import ModelQueue, Waiting
+from services.router.core.queue_limits import QueueLimits, in_vain, too_late
 from services.router.core.reserve import Reserve
 from services.router.core.saturation import Saturation, Vacancies
 from services.router.core.value import value
-from services.router.core.verdicts import Reason, Refused
+from services.router.core.verdicts import Refused
 from services.router.core.waiting import Pace, Reading
 from services.router.core.writing import Writing
 from services.router.core.yielding import Patience, lead
 
-_COME_BACK_S = 1.0  # where nobody can say when
-_COME_BACK_MOST_S = 60.0
-# A wait may be so many times longer than predicted before somebody is refused late and not at once.
-# Of 1.2 to 3, this gave the most goodput at 1.2 times saturation, and 1 % of refusals were late.
-_CARE = 3.0
 _SPARE_TIMERS = 1000
-
-
-@dataclass(frozen=True, slots=True)
-class QueueLimits:
-    total: int = 2000
-    of_a_tenant: int = 500
-    longest_s: Mapping[Band, float] = field(
-        default_factory=lambda: {Band.INTERACTIVE: 30.0, Band.BATCH: 300.0}
-    )
-    batch_share: float = 0.1
 
 
 @value
@@ -151,29 +133,18 @@ class FlowControl:
     def offer(self, waiting: Waiting, now_s: float) -> Queueing | Refused:
         """Takes a request that may not pass into the queue, unless it would wait in vain."""
         model = self._model(waiting.lane)
-        queue = model.queue.bands[waiting.band]
         predicted_s = self._predicted_s(model, waiting, now_s)
-        refused = self._no_place(waiting, predicted_s) or _in_vain(waiting, model, predicted_s)
+        refused = self._turned_away(model, waiting, predicted_s)
         if refused:
             return refused
         queueing = Queueing(
             reason="behind others" if waiting.lane in self._busy else "saturated",
             band=waiting.band,
             ahead=len(model.queue),
-            counter=queue.turns.counter(waiting.tenant),
+            counter=model.queue.bands[waiting.band].turns.counter(waiting.tenant),
             predicted_s=predicted_s,
         )
-        if waiting.lane not in self._busy:
-            self._busy[waiting.lane] = model
-            model.pace.began(now_s)
-        queue.add(waiting)
-        self._waiting[waiting.request_id] = waiting
-        if self._may_take_of_reserve(waiting):
-            model.reserve.found_empty(waiting)
-        reading_s = model.reading.seconds(waiting.prompt_tokens)
-        writing_s = model.writing.at_least(model.written(waiting))
-        last_s = waiting.deadline_s - reading_s - writing_s
-        self._remind(min(waiting.until_s, last_s), waiting)
+        self._enter(model, waiting, now_s)
         return queueing
 
     def next(self, now_s: float) -> Waiting | None:
@@ -221,7 +192,7 @@ class FlowControl:
             waiting = heapq.heappop(self._timers)[2]
             if self._waiting.get(waiting.request_id) is waiting:
                 self.left(waiting.request_id)
-                yield waiting, _too_late(waiting, now_s)
+                yield waiting, too_late(waiting, now_s)
 
     def freed(self, request_id: str, ended: Ended | None, queued_s: float | None) -> None:
         """One that was sent has ended; None: nobody knows how."""
@@ -283,17 +254,32 @@ class FlowControl:
         if usage is not None and ended.grpc_code == 0:
             turns.wrote(waiting.tenant, usage.output_tokens)
 
-    def _no_place(self, waiting: Waiting, predicted_s: float) -> Refused | None:
-        back_s = min(max(predicted_s, _COME_BACK_S), _COME_BACK_MOST_S)
-        total, limits = len(self._waiting), self.limits
-        if total >= limits.total:
-            message = f"{total} requests wait already"
-            return Refused(Reason.QUEUE_FULL, message, retry_after_s=back_s)
-        theirs = sum(model.queue.of(waiting.tenant) for model in self._busy.values())
-        if theirs >= min(limits.of_a_tenant, limits.total - total):
-            message = f"{theirs} requests of tenant {waiting.tenant} wait already"
-            return Refused(Reason.TENANT_QUEUE_FULL, message, retry_after_s=back_s)
-        return None
+    def _turned_away(self, model: _Model, waiting: Waiting, predicted_s: float) -> Refused | None:
+        tenant = waiting.tenant
+        return self.limits.no_place(
+            tenant,
+            total=len(self._waiting),
+            theirs=sum(each.queue.of(tenant) for each in self._busy.values()),
+            predicted_s=predicted_s,
+        ) or in_vain(
+            waiting,
+            predicted_s=predicted_s,
+            reading_s=model.reading.seconds(waiting.prompt_tokens),
+            writing_s=model.writing.usually(model.written(waiting)),
+        )
+
+    def _enter(self, model: _Model, waiting: Waiting, now_s: float) -> None:
+        if waiting.lane not in self._busy:
+            self._busy[waiting.lane] = model
+            model.pace.began(now_s)
+        model.queue.bands[waiting.band].add(waiting)
+        self._waiting[waiting.request_id] = waiting
+        if self._may_take_of_reserve(waiting):
+            model.reserve.found_empty(waiting)
+        reading_s = model.reading.seconds(waiting.prompt_tokens)
+        writing_s = model.writing.at_least(model.written(waiting))
+        last_s = waiting.deadline_s - reading_s - writing_s
+        self._remind(min(waiting.until_s, last_s), waiting)
 
     def _predicted_s(self, model: _Model, waiting: Waiting, now_s: float) -> float:
         """Without those who may come and go first: it errs on the short side."""
@@ -320,35 +306,6 @@ class FlowControl:
         if model is None:
             model = self._models[lane] = _Model(batch_share=self.limits.batch_share)
         return model
-
-
-def _in_vain(waiting: Waiting, model: _Model, predicted_s: float) -> Refused | None:
-    reading_s = model.reading.seconds(waiting.prompt_tokens)
-    writing_s = model.writing.usually(model.written(waiting))
-    if waiting.since_s + _CARE * predicted_s + reading_s + writing_s < waiting.deadline_s:
-        return None
-    what = f"{predicted_s:.1f} s of waiting, {reading_s:.1f} s for the prompt"
-    why = f"it would take some {what} and {writing_s:.1f} s for the answer"
-    return _unreachable(why, max(predicted_s, _COME_BACK_S))
-
-
-def _too_late(waiting: Waiting, now_s: float) -> Refused:
-    waited_s = now_s - waiting.since_s
-    if now_s < waiting.until_s:
-        return _unreachable(f"it has waited {waited_s:.1f} s", _COME_BACK_S)
-    return Refused(
-        Reason.QUEUE_TIMEOUT,
-        f"no runtime had room for it within {waited_s:.0f} s",
-        retry_after_s=_COME_BACK_S,
-    )
-
-
-def _unreachable(why: str, back_s: float) -> Refused:
-    return Refused(
-        Reason.DEADLINE_UNREACHABLE,
-        f"the deadline can't be met: {why}",
-        retry_after_s=min(back_s, _COME_BACK_MOST_S),
-    )
 
 
 def _learn(model: _Model, ended: Ended, queued_s: float) -> None:

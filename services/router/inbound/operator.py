@@ -1,5 +1,6 @@
 """Answers operators: which endpoints there are, empty one, why did a request go where it went."""
 
+import asyncio
 from collections.abc import Callable
 
 import grpc
@@ -15,15 +16,15 @@ from services.router.core.attempts import LostAttempt
 from services.router.core.endings import Ended
 from services.router.core.endpoints import (
     Endpoint,
-    Endpoints,
     Readiness,
     RuntimeState,
     UnknownEndpoint,
 )
 from services.router.core.hedging import NotHedged
-from services.router.core.requests import Decision, Request, Requests, UnknownRequest
-from services.router.core.tenants import PolicyView
+from services.router.core.inflight import Load
+from services.router.core.requests import Decision, Request, UnknownRequest
 from services.router.degradations import done, messages
+from services.router.inbound.mesh import Mesh
 
 SERVICE = "evenflow.router.v1.RouterService"
 CALLERS: AllowedCallers = {f"/{SERVICE}/": frozenset({"operator"})}
@@ -48,30 +49,27 @@ _READINESS = {
 class OperatorServicer(RouterServiceServicer):
     """`empty` leaves an endpoint out at once and tells its runtime to drain, without waiting."""
 
-    def __init__(
-        self,
-        policy: PolicyView,
-        endpoints: Endpoints,
-        requests: Requests,
-        empty: Callable[[str], None],
-    ) -> None:
-        self._policy = policy
-        self._endpoints = endpoints
-        self._requests = requests
+    def __init__(self, mesh: Mesh, empty: Callable[[str], None]) -> None:
+        self._mesh = mesh
         self._empty = empty
 
     async def ListEndpoints(  # noqa: N802 - the name is the proto's
         self, request: pb.ListEndpointsRequest, context: grpc.aio.ServicerContext
     ) -> pb.ListEndpointsResponse:
+        mesh, now_s = self._mesh, asyncio.get_running_loop().time()
+        left_out = {**mesh.circuits.open(now_s), **mesh.outliers.out(now_s)}
         return pb.ListEndpointsResponse(
-            endpoints=[self._endpoint(each) for each in self._endpoints.all()],
-            policy_version=self._policy.version,
+            endpoints=[
+                _endpoint(each, mesh.requests.load(each.address), left_out.get(each.address, ""))
+                for each in mesh.endpoints.all()
+            ],
+            policy_version=mesh.policy.version,
         )
 
     async def DrainEndpoint(  # noqa: N802 - the name is the proto's
         self, request: pb.DrainEndpointRequest, context: grpc.aio.ServicerContext
     ) -> pb.DrainEndpointResponse:
-        if not self._endpoints.get(request.address).reachable:
+        if not self._mesh.endpoints.get(request.address).reachable:
             raise EndpointUnreachable(f"the runtime at {request.address} does not answer")
         self._empty(request.address)
         return pb.DrainEndpointResponse()
@@ -79,21 +77,22 @@ class OperatorServicer(RouterServiceServicer):
     async def Explain(  # noqa: N802 - the name is the proto's
         self, request: pb.ExplainRequest, context: grpc.aio.ServicerContext
     ) -> pb.ExplainResponse:
-        why = explained(request.request_id, self._requests.find(request.request_id))
-        others = self._requests.other_attempts(request.request_id)
-        why.other_attempts.extend(_attempt(each) for each in others)
+        request_id, requests = request.request_id, self._mesh.requests
+        why = explained(request_id, requests.find(request_id))
+        why.other_attempts.extend(_attempt(each) for each in requests.other_attempts(request_id))
         return why
 
-    def _endpoint(self, endpoint: Endpoint) -> pb.Endpoint:
-        load = self._requests.load(endpoint.address)
-        return pb.Endpoint(
-            address=endpoint.address,
-            reachable=endpoint.reachable,
-            ready=endpoint.ready,
-            state=runtime_message(endpoint.state) if endpoint.state else None,
-            in_flight=load.requests,
-            in_flight_tokens=load.tokens,
-        )
+
+def _endpoint(endpoint: Endpoint, load: Load, left_out: str) -> pb.Endpoint:
+    return pb.Endpoint(
+        address=endpoint.address,
+        reachable=endpoint.reachable,
+        ready=endpoint.ready,
+        state=runtime_message(endpoint.state) if endpoint.state else None,
+        in_flight=load.requests,
+        in_flight_tokens=load.tokens,
+        left_out=left_out,
+    )
 
 
 def explained(request_id: str, request: Request) -> pb.ExplainResponse:

@@ -38,10 +38,12 @@ def test_a_slow_runtime_is_left_out_and_used_again_when_it_is_well(tmp_path: Pat
             async with load.running(WORKERS):
                 await until_left_out(mesh, load, slow)
                 found_s = clock()
+                assert (await mesh.asked.endpoints())[slow].left_out == SLOW
                 mesh.engines[slow].delay_s = 0.0
                 used_s = await load.until_used(
                     slow, since_s=found_s + ON_ITS_WAY_S, within_s=USED_AGAIN_WITHIN_S
                 )
+                assert not (await mesh.asked.endpoints())[slow].left_out
                 await asyncio.sleep(1.0)
         begun = [each for each in load.streams if each.begun_s < found_s and each.endpoint == slow]
         assert IN_A_ROW <= len(begun) <= IN_A_ROW + WORKERS

@@ -141,7 +141,10 @@ def test_status_shows_services_endpoints_and_load(tmp_path: Path) -> None:
     endpoint = router.Endpoint(
         address="127.0.0.1:9101", reachable=True, state=state, in_flight_tokens=7
     )
-    seen = router.ListEndpointsResponse(policy_version="v7", endpoints=[endpoint])
+    ejected = router.Endpoint(
+        address="127.0.0.1:9102", reachable=True, ready=True, left_out="ejected: slow"
+    )
+    seen = router.ListEndpointsResponse(policy_version="v7", endpoints=[endpoint, ejected])
 
     with scripted_mesh(Script(endpoints=seen), tmp_path, service="router") as mesh:
         ports = [f"--{name}-port={mesh.port}" for name in ("router", "policy", "telemetry")]
@@ -161,6 +164,7 @@ def test_status_shows_services_endpoints_and_load(tmp_path: Path) -> None:
         "25%",
         "50%",
     ]
+    assert "127.0.0.1:9102  ejected: slow" in result.stdout
     assert model_row.split() == ["smollm2", "v1", "llamacpp", "loading", "1"]
     assert "policy version v7" in result.stdout
 

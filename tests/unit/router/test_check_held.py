@@ -12,7 +12,8 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 
 from services.router.core.bands import Band
 from services.router.core.circuits import OPENS_AFTER, TRIED_AGAIN_AFTER_S, Outcome
-from services.router.core.flow import FlowControl, QueueLimits
+from services.router.core.flow import FlowControl
+from services.router.core.queue_limits import QueueLimits
 from services.router.core.requests import Decision
 from services.router.core.saturation import Saturation
 from services.router.core.tenants import Tenants

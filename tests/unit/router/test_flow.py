@@ -11,9 +11,10 @@ from hypothesis import strategies as st
 from services.router.core.bands import Band
 from services.router.core.endings import Usage
 from services.router.core.endpoints import Endpoint
-from services.router.core.flow import FlowControl, Queueing, QueueLimits
+from services.router.core.flow import FlowControl, Queueing
 from services.router.core.lanes import Lane
 from services.router.core.queue import Waiting
+from services.router.core.queue_limits import QueueLimits
 from services.router.core.saturation import Saturation
 from services.router.core.verdicts import Reason, Refused
 from tests.unit.router.test_queue import NOW_S, waiting

@@ -12,8 +12,9 @@ import pytest
 from services.router.core.bands import Band
 from services.router.core.endings import Usage
 from services.router.core.endpoints import Endpoint
-from services.router.core.flow import FlowControl, Queueing, QueueLimits
+from services.router.core.flow import FlowControl, Queueing
 from services.router.core.queue import Waiting
+from services.router.core.queue_limits import QueueLimits
 from services.router.core.saturation import Saturation
 from services.runtime.core.engine import Job, Step
 from services.runtime.core.sampling import Sampling

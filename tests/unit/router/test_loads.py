@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from services.router.core.bands import Band
 from services.router.core.fairness import OUTPUT_WEIGHT
-from services.router.core.flow import QueueLimits
+from services.router.core.queue_limits import QueueLimits
 from tests.unit.router.virtual_mesh import Engine, Load, VirtualMesh
 
 SETTLED_S = 8.0

@@ -16,8 +16,9 @@ from services.router.core.endings import Usage
 from services.router.core.endpoints import Endpoint
 from services.router.core.exchange import Peer, PeerWord, Telling
 from services.router.core.fairness import service
-from services.router.core.flow import FlowControl, QueueLimits
+from services.router.core.flow import FlowControl
 from services.router.core.queue import Waiting
+from services.router.core.queue_limits import QueueLimits
 from services.router.core.saturation import Saturation
 from services.router.core.verdicts import Refused
 from tests.unit.router.values import SMALL, model, state
