@@ -42,6 +42,7 @@ ENGINE = {
     "RUNTIME_SIMULATED_STEP_S": "0.03",  # a first token takes what is left of one step, and one
     "RUNTIME_SIMULATED_STEP_PER_SEQUENCE_S": "1e-9",
     "RUNTIME_SIMULATED_PREFILL_PER_TOKEN_S": "1e-9",
+    "RUNTIME_MAX_RUNNING": "64",  # 30 run at once in all: room for second arms is no question here
     "RUNTIME_SIMULATED_HANG_ON_SIGNAL": "true",
     "RUNTIME_2_SIMULATED_STRAGGLER_SHARE": "0.1",
     "RUNTIME_2_SIMULATED_STRAGGLER_S": "1.0",
