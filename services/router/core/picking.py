@@ -177,17 +177,21 @@ class Picker:
     ) -> Mapping[str, float]:
         """Without what all of them have in common."""
         work, weights = self._in_flight.work, self._weights
-        costs = dict(zip(addresses, map(work.__getitem__, addresses), strict=True))
         evicting, trust = self._expectations.full, self._expectations.trust
-        for address in costs.keys() & evicting:
-            costs[address] += weights.evicted * wanted.prompt_tokens
-        for address in addresses if held else ():
-            blocks = held.blocks(address)
+        evicted, full = weights.evicted * wanted.prompt_tokens, wanted.vacancies.full
+        costs = {}
+        for address in addresses:
+            cost = work[address]
+            evicts = address in evicting
+            if evicts:
+                cost += evicted
+            blocks = held.blocks(address) if held else 0
             if blocks:
-                saves = weights.cached + (weights.evicted if address in evicting else 0.0)
-                costs[address] -= saves * blocks * BLOCK_TOKENS * trust[address]
-        for address in costs.keys() & wanted.vacancies.full:
-            costs[address] += _FULL
+                saves = weights.cached + (weights.evicted if evicts else 0.0)
+                cost -= saves * blocks * BLOCK_TOKENS * trust[address]
+            if address in full:
+                cost += _FULL
+            costs[address] = cost
         return costs
 
     def _in_turn(self, addresses: Sequence[str], step: int) -> Sequence[str]:
