@@ -64,7 +64,9 @@ def models_table(seen: pb.ListEndpointsResponse) -> Table:
 
 
 def _table(*columns: str) -> Table:
-    return Table(*columns, box=SIMPLE, pad_edge=False)
+    table = Table(*columns, box=SIMPLE, pad_edge=False)
+    table.columns[0].no_wrap = True  # what stands there may be copied
+    return table
 
 
 def _endpoints(channel: grpc.Channel) -> pb.ListEndpointsResponse:
@@ -95,7 +97,7 @@ def _condition(endpoint: pb.Endpoint) -> str:
         return "draining"
     if not endpoint.ready:
         return "not ready"
-    return endpoint.left_out or "ready"
+    return endpoint.left_out.partition(":")[0] or "ready"
 
 
 def _readiness(state: runtime.ModelState) -> str:
