@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from evenflow.cli import certs, chat, explain, policy, status
+from evenflow.cli import certs, chat, explain, policy, status, tenants
 from evenflow.cli.exits import exits_cleanly
 from evenflow.cli.where import Where
 from evenflow.home import WORKLOAD
@@ -25,6 +25,7 @@ MeshPort = Annotated[int, typer.Option(envvar="EVENFLOW_MESH_PORT", help="Envoy'
 RouterPort = Annotated[int, typer.Option(envvar="EVENFLOW_ROUTER_PORT", help="The operator port.")]
 PolicyPort = Annotated[int, typer.Option(envvar="EVENFLOW_POLICY_PORT", help="Policy's port.")]
 TelemetryPort = Annotated[int, typer.Option(envvar="EVENFLOW_TELEMETRY_PORT", help="Likewise.")]
+AsJson = Annotated[bool, typer.Option("--json", help="One JSON object.")]
 Host = Annotated[str, typer.Option(envvar="EVENFLOW_HOST", help="Where the mesh runs.")]
 
 DEFAULT_HOME = Path(".evenflow")
@@ -81,11 +82,25 @@ def explain_(
         explain.explain(channel, request_id)
 
 
+@app.command("tenants")
+def tenants_(
+    *,
+    as_json: AsJson = False,
+    home: Home = DEFAULT_HOME,
+    host: Host = "127.0.0.1",
+    policy_port: PolicyPort = 9020,
+) -> None:
+    """Show who may do what, as routers are told."""
+    where = Where(host=host, home=home)
+    with exits_cleanly(), where.service("policy", policy_port) as channel:
+        tenants.tenants(channel, as_json=as_json)
+
+
 @policy_app.command("check")
 def check_policy(
     file: Annotated[Path, typer.Argument(help="YAML; - for standard input.")],
     *,
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON object.")] = False,
+    as_json: AsJson = False,
     home: Home = DEFAULT_HOME,
     host: Host = "127.0.0.1",
     policy_port: PolicyPort = 9020,

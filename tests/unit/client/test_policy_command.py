@@ -1,4 +1,4 @@
-"""`evenflow policy`: what it prints, and what it returns to the shell."""
+"""`evenflow policy` and `evenflow tenants`: what they print, and return to the shell."""
 
 import json
 from pathlib import Path
@@ -6,7 +6,9 @@ from pathlib import Path
 from typer.testing import Result
 
 from evenflow.cli.policy import MOST_BYTES
+from evenflow.inference.v1 import workload_class_pb2 as classes
 from evenflow.policy.v1 import policy_service_pb2 as pb
+from evenflow.policy.v1 import tenant_service_pb2 as tenants
 from tests.unit.client.scripted_mesh import Script, scripted_mesh
 from tests.unit.client.test_command import evenflow, home_of
 
@@ -114,3 +116,52 @@ def test_the_schema_is_printed(tmp_path: Path) -> None:
 
     assert result.exit_code == 0
     assert json.loads(result.stdout)["title"] == "Evenflow policy"
+
+
+KNOWN = tenants.WatchTenantsResponse(
+    version="v7",
+    tenants=[
+        tenants.Tenant(
+            id="globex",
+            models=["*"],
+            workload_classes=[classes.WORKLOAD_CLASS_BATCH],
+            default_workload_class=classes.WORKLOAD_CLASS_BATCH,
+            weight=2,
+            pool="vault",
+        ),
+        tenants.Tenant(
+            id="acme",
+            spiffe_ids=["spiffe://evenflow.local/tenant/acme/*"],
+            api_keys=[tenants.ApiKey(id="web", sha256=bytes(32), workload="web")],
+            models=["tiny", "large"],
+            workload_classes=[classes.WORKLOAD_CLASS_BATCH, classes.WORKLOAD_CLASS_INTERACTIVE],
+            default_workload_class=classes.WORKLOAD_CLASS_INTERACTIVE,
+            max_context_tokens=2048,
+        ),
+    ],
+)
+
+
+def listed(folder: Path, *arguments: str) -> Result:
+    with scripted_mesh(Script(known=KNOWN), folder, service="policy") as mesh:
+        home, port = home_of(mesh, folder), ("--policy-port", str(mesh.port))
+        return evenflow("tenants", *arguments, *port, home=home)
+
+
+def test_tenants_are_shown_by_name_with_what_they_may(tmp_path: Path) -> None:
+    result = listed(tmp_path)
+
+    assert result.exit_code == 0
+    rows = [line.split() for line in result.stdout.splitlines() if line[1:2].isalpha()]
+    assert rows[1] == ["acme", "tiny,", "large", "interactive,", "batch", "2048", "-", "1", "-"]
+    assert rows[2] == ["globex", "*", "batch", "-", "-", "2", "vault"]
+    assert "policy version v7" in result.stdout
+
+
+def test_scripts_get_tenants_as_json_and_no_hash(tmp_path: Path) -> None:
+    result = listed(tmp_path, "--json")
+
+    said = json.loads(result.stdout)
+    assert (said["version"], [each["id"] for each in said["tenants"]]) == ("v7", ["acme", "globex"])
+    assert said["tenants"][0]["api_keys"] == [{"id": "web", "workload": "web"}]
+    assert said["tenants"][0]["spiffe_ids"] == ["spiffe://evenflow.local/tenant/acme/*"]
