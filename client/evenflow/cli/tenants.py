@@ -6,10 +6,10 @@ from typing import Any, cast
 
 import grpc
 import typer
-from rich.box import SIMPLE
 from rich.console import Console
 from rich.table import Table
 
+from evenflow.cli.tables import table
 from evenflow.errors import FailedCall, error_of
 from evenflow.inference.v1.workload_class_pb2 import WorkloadClass
 from evenflow.policy.v1 import tenant_service_pb2 as pb
@@ -29,10 +29,9 @@ def tenants(channel: grpc.Channel, *, as_json: bool) -> None:
 
 
 def tenants_table(known: Iterable[pb.Tenant]) -> Table:
-    table = Table("tenant", "models", "classes", "context", "output", "weight", "pool", box=SIMPLE)
-    table.columns[0].no_wrap = True
+    shown = table("tenant", "models", "classes", "context", "output", "weight", "pool")
     for each in _facts(known):
-        table.add_row(
+        shown.add_row(
             each["id"],
             ", ".join(each["models"]),
             ", ".join(each["workload_classes"]),
@@ -41,7 +40,7 @@ def tenants_table(known: Iterable[pb.Tenant]) -> Table:
             str(each["weight"]),
             each["pool"] or "-",
         )
-    return table
+    return shown
 
 
 def _snapshot(channel: grpc.Channel) -> pb.WatchTenantsResponse:

@@ -152,9 +152,9 @@ def test_tenants_are_shown_by_name_with_what_they_may(tmp_path: Path) -> None:
     result = listed(tmp_path)
 
     assert result.exit_code == 0
-    rows = [line.split() for line in result.stdout.splitlines() if line[1:2].isalpha()]
-    assert rows[1] == ["acme", "tiny,", "large", "interactive,", "batch", "2048", "-", "1", "-"]
-    assert rows[2] == ["globex", "*", "batch", "-", "-", "2", "vault"]
+    rows = [line.split() for line in result.stdout.splitlines()]
+    assert ["acme", "tiny,", "large", "interactive,", "batch", "2048", "-", "1", "-"] in rows
+    assert ["globex", "*", "batch", "-", "-", "2", "vault"] in rows
     assert "policy version v7" in result.stdout
 
 
