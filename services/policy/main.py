@@ -3,10 +3,12 @@
 import asyncio
 import os
 import sys
+from functools import partial
 
 import structlog
 from grpc_health.v1.health_pb2 import HealthCheckResponse
 
+from evenflow.policy.v1.policy_service_pb2_grpc import add_PolicyServiceServicer_to_server
 from evenflow.policy.v1.tenant_service_pb2_grpc import add_TenantServiceServicer_to_server
 from services.chassis import lifecycle, logs, traces
 from services.chassis.environ import EX_CONFIG, InvalidConfig
@@ -15,8 +17,11 @@ from services.chassis.server import Server, grpc_server
 from services.policy.config import Config
 from services.policy.core.nodes import InvalidPolicy
 from services.policy.core.tenants import Policy
-from services.policy.inbound.tenants import CALLERS, SERVICE, TenantServicer
-from services.policy.outbound.policy_file import PolicyFile, Stamp
+from services.policy.inbound import checking as policies
+from services.policy.inbound import tenants
+from services.policy.inbound.checking import PolicyServicer
+from services.policy.inbound.tenants import TenantServicer
+from services.policy.outbound.policy_file import PolicyFile, Stamp, policy_of
 from services.policy.outbound.reloading import follow
 
 FILE_HEALTH = "evenflow.policy.file"  # asked by name: NOT_SERVING while the file on disk is bad
@@ -51,7 +56,9 @@ async def serve(config: Config, file: PolicyFile, policy: Policy, stamp: Stamp |
     address = config.otlp.text if config.otlp else None
     tracing = traces.start("policy", otlp_address=address, tls=tls, sample_share=config.trace_share)
     servicer = TenantServicer(policy, heartbeat_s=config.heartbeat_s)
-    server = build_server(servicer, tls)
+    read = partial(policy_of, trust_domain=config.trust_domain)
+    checking = PolicyServicer(read, lambda: servicer.version)
+    server = build_server(servicer, checking, tls)
     server.listen(config.listen, tls)
     await server.start()
     await server.set_serving()
@@ -66,9 +73,15 @@ async def serve(config: Config, file: PolicyFile, policy: Policy, stamp: Stamp |
     await asyncio.to_thread(tracing.stop)
 
 
-def build_server(servicer: TenantServicer, tls: TlsFiles) -> Server:
-    server = grpc_server(errors={}, callers=CALLERS, tls=tls, services=[SERVICE])
+def build_server(servicer: TenantServicer, checking: PolicyServicer, tls: TlsFiles) -> Server:
+    server = grpc_server(
+        errors={},
+        callers={**tenants.CALLERS, **policies.CALLERS},
+        tls=tls,
+        services=[tenants.SERVICE, policies.SERVICE],
+    )
     add_TenantServiceServicer_to_server(servicer, server.grpc)
+    add_PolicyServiceServicer_to_server(checking, server.grpc)
     return server
 
 

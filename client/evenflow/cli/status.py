@@ -6,10 +6,10 @@ from typing import Any, cast
 
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
-from rich.box import SIMPLE
 from rich.console import Console
 from rich.table import Table
 
+from evenflow.cli.tables import table
 from evenflow.cli.where import Where
 from evenflow.errors import FailedCall, error_of
 from evenflow.router.v1 import router_service_pb2 as pb
@@ -24,7 +24,7 @@ def status(where: Where, ports: Mapping[str, int]) -> None:
     console = Console(highlight=False)
     with where.service("router", ports["router"]) as channel:
         seen = _endpoints(channel)
-    services = _table("service", "address", "health")
+    services = table("service", "address", "health")
     for name, port in ports.items():
         services.add_row(name, f"{where.host}:{port}", _health(where, name, port))
     console.print(services)
@@ -35,10 +35,10 @@ def status(where: Where, ports: Mapping[str, int]) -> None:
 
 def endpoints_table(seen: pb.ListEndpointsResponse) -> Table:
     """Fits 80 columns."""
-    table = _table("endpoint", "state", "running", "waiting", "in flight", "KV used", "cached")
+    shown = table("endpoint", "state", "running", "waiting", "in flight", "KV used", "cached")
     for endpoint in seen.endpoints:
         state = endpoint.state
-        table.add_row(
+        shown.add_row(
             endpoint.address,
             _condition(endpoint),
             f"{state.running}/{state.max_running}",
@@ -47,7 +47,7 @@ def endpoints_table(seen: pb.ListEndpointsResponse) -> Table:
             _share(state.kv_blocks_total - state.kv_blocks_free, state.kv_blocks_total),
             _share(state.prefix_cache_hit_tokens, state.prefix_cache_query_tokens),
         )
-    return table
+    return shown
 
 
 def models_table(seen: pb.ListEndpointsResponse) -> Table:
@@ -57,14 +57,10 @@ def models_table(seen: pb.ListEndpointsResponse) -> Table:
         for endpoint in seen.endpoints
         for each in endpoint.state.models
     )
-    table = _table("model", "version", "engine", "readiness", "endpoints")
+    shown = table("model", "version", "engine", "readiness", "endpoints")
     for row, endpoints in sorted(rows.items()):
-        table.add_row(*row, str(endpoints))
-    return table
-
-
-def _table(*columns: str) -> Table:
-    return Table(*columns, box=SIMPLE, pad_edge=False)
+        shown.add_row(*row, str(endpoints))
+    return shown
 
 
 def _endpoints(channel: grpc.Channel) -> pb.ListEndpointsResponse:
@@ -95,7 +91,7 @@ def _condition(endpoint: pb.Endpoint) -> str:
         return "draining"
     if not endpoint.ready:
         return "not ready"
-    return endpoint.left_out or "ready"
+    return endpoint.left_out.partition(":")[0] or "ready"
 
 
 def _readiness(state: runtime.ModelState) -> str:

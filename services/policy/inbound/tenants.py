@@ -45,6 +45,11 @@ class TenantServicer(pb_grpc.TenantServiceServicer):
         self._changed = asyncio.Event()
         self._closed = False
 
+    @property
+    def version(self) -> str:
+        """Of what routers are told."""
+        return self._snapshot.version
+
     def publish(self, policy: Policy) -> None:
         self._snapshot = encode(policy)
         self._wake()

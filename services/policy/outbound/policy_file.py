@@ -52,10 +52,7 @@ class PolicyFile:
             InvalidPolicy: something in it is wrong; lists everything.
             OSError: it can't be read.
         """
-        content = self._content()
-        version = hashlib.sha256(content).hexdigest()
-        with _collector_paused():
-            return read_policy(parse(content), self._trust_domain, version=version)
+        return policy_of(self._content(), self._trust_domain)
 
     def _content(self) -> bytes:
         with self._path.open("rb") as file:
@@ -64,6 +61,13 @@ class PolicyFile:
             if _stamp(os.fstat(file.fileno())) != before:
                 raise FileChanging(f"{self._path} was written to while it was read")
         return content
+
+
+def policy_of(content: bytes, trust_domain: str) -> Policy:
+    """Raises InvalidPolicy."""
+    version = hashlib.sha256(content).hexdigest()
+    with _collector_paused():
+        return read_policy(parse(content), trust_domain, version=version)
 
 
 def _stamp(stat: os.stat_result) -> Stamp:

@@ -16,6 +16,16 @@ from evenflow.inference.v1.inference_service_pb2_grpc import (
     InferenceServiceServicer,
     add_InferenceServiceServicer_to_server,
 )
+from evenflow.policy.v1 import policy_service_pb2 as policy
+from evenflow.policy.v1 import tenant_service_pb2 as tenants
+from evenflow.policy.v1.policy_service_pb2_grpc import (
+    PolicyServiceServicer,
+    add_PolicyServiceServicer_to_server,
+)
+from evenflow.policy.v1.tenant_service_pb2_grpc import (
+    TenantServiceServicer,
+    add_TenantServiceServicer_to_server,
+)
 from evenflow.router.v1 import router_service_pb2 as router
 from evenflow.router.v1.router_service_pb2_grpc import (
     RouterServiceServicer,
@@ -46,6 +56,9 @@ class Script:
     answer: Answering | None = None  # instead of all this
     explained: router.ExplainResponse = field(default_factory=router.ExplainResponse)
     endpoints: router.ListEndpointsResponse = field(default_factory=router.ListEndpointsResponse)
+    checked: policy.CheckPolicyResponse = field(default_factory=policy.CheckPolicyResponse)
+    known: tenants.WatchTenantsResponse = field(default_factory=tenants.WatchTenantsResponse)
+    policies: list[bytes] = field(default_factory=list)
     requests: list[pb.GenerateRequest] = field(default_factory=list)
     metadata: list[dict[str, str]] = field(default_factory=list)
     ended: threading.Event = field(default_factory=threading.Event)
@@ -138,6 +151,28 @@ class _Router(RouterServiceServicer):
         return router.DrainEndpointResponse()
 
 
+class _Policy(PolicyServiceServicer):
+    def __init__(self, script: Script) -> None:
+        self._script = script
+
+    def CheckPolicy(
+        self, request: policy.CheckPolicyRequest, context: grpc.ServicerContext
+    ) -> policy.CheckPolicyResponse:
+        self._script.policies.append(request.content)
+        return self._script.checked
+
+
+class _Tenants(TenantServiceServicer):
+    def __init__(self, script: Script) -> None:
+        self._script = script
+
+    def WatchTenants(
+        self, request: tenants.WatchTenantsRequest, context: grpc.ServicerContext
+    ) -> Iterator[tenants.WatchTenantsResponse]:
+        yield self._script.known
+        self._script.ended.wait(10)  # a stream without an end
+
+
 @dataclass(frozen=True)
 class ScriptedMesh:
     port: int
@@ -158,10 +193,13 @@ def scripted_mesh(
     server = grpc.server(ThreadPoolExecutor(4))
     add_InferenceServiceServicer_to_server(_Inference(script), server)
     add_RouterServiceServicer_to_server(_Router(script), server)
+    add_PolicyServiceServicer_to_server(_Policy(script), server)
+    add_TenantServiceServicer_to_server(_Tenants(script), server)
     tls: TlsFiles = identities.service(service)
     port = server.add_secure_port("127.0.0.1:0", server_credentials(tls))
     server.start()
     try:
         yield ScriptedMesh(port, identities, identities.tenant("acme").certificate.parent)
     finally:
+        script.ended.set()
         server.stop(None).wait()

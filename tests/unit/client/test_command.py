@@ -164,7 +164,7 @@ def test_status_shows_services_endpoints_and_load(tmp_path: Path) -> None:
         "25%",
         "50%",
     ]
-    assert "127.0.0.1:9102  ejected: slow" in result.stdout
+    assert "127.0.0.1:9102   ejected " in result.stdout
     assert model_row.split() == ["smollm2", "v1", "llamacpp", "loading", "1"]
     assert "policy version v7" in result.stdout
 

@@ -6,6 +6,8 @@ from typing import Any
 
 from deploy.local.aside import free_port
 from evenflow.policy.v1 import tenant_service_pb2 as pb
+from evenflow.policy.v1.policy_service_pb2 import CheckPolicyRequest
+from evenflow.policy.v1.policy_service_pb2_grpc import PolicyServiceStub
 from evenflow.policy.v1.tenant_service_pb2_grpc import TenantServiceStub
 from services.chassis.identity import channel
 from services.policy.main import FILE_HEALTH
@@ -46,6 +48,26 @@ def test_it_follows_its_file_and_drains_when_told(tmp_path: Path) -> None:
                 return counts, await process.wait()
 
     assert asyncio.run(scenario()) == ([1, 2], 0)
+
+
+def test_an_operator_asks_it_about_its_file_and_another(tmp_path: Path) -> None:
+    port = free_port()
+    where, identities = f"127.0.0.1:{port}", Identities(tmp_path)
+    identities.service("policy")
+    operator = identities.service("operator")
+    (tmp_path / "tenants.yaml").write_text(ACME)
+
+    async def scenario() -> list[bool]:
+        async with processes.service("services.policy", environ(tmp_path, port)):
+            await processes.serving(where, operator, server="policy")
+            async with channel(where, operator, server="policy") as calls:
+                check = PolicyServiceStub(calls).CheckPolicy
+                asked = [
+                    CheckPolicyRequest(content=each.encode()) for each in (ACME, ACME + GLOBEX)
+                ]
+                return [(await check(each, timeout=20)).in_force for each in asked]
+
+    assert asyncio.run(scenario()) == [True, False]
 
 
 async def next_count(call: Any) -> int:

@@ -1,8 +1,7 @@
 """What routers see of the policy, over real mTLS connections."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,60 +10,13 @@ import pytest
 
 from evenflow.inference.v1 import workload_class_pb2
 from evenflow.policy.v1 import tenant_service_pb2 as pb
-from evenflow.policy.v1.tenant_service_pb2_grpc import TenantServiceStub
-from services.chassis.environ import address
-from services.chassis.identity import TlsFiles, channel
 from services.policy.core.tenants import ClassRules, Policy, Rung, Step, Trigger, WorkloadClass
-from services.policy.inbound.tenants import TenantServicer, encode
-from services.policy.main import build_server
-from tests.identities import Identities
+from services.policy.inbound.tenants import encode
 from tests.unit.policy.policies import policy, tenant
+from tests.unit.policy.served import Served, serving
 
-FIRST, SECOND = policy("v1", "acme"), policy("v2", "acme", "globex")
+SECOND = policy("v2", "acme", "globex")
 HEARTBEAT_S = 0.05
-
-
-class Served:
-    """A running policy service, and how to be one of its callers."""
-
-    def __init__(self, servicer: TenantServicer, where: str, identities: Identities) -> None:
-        self.servicer = servicer
-        self._where = where
-        self._identities = identities
-
-    @asynccontextmanager
-    async def watching(self, caller: str = "router", **options: int) -> AsyncIterator[Any]:
-        async with self._channel(self._identities.service(caller), **options) as calls:
-            yield TenantServiceStub(calls).WatchTenants(pb.WatchTenantsRequest(), timeout=10)
-
-    @asynccontextmanager
-    async def watching_as_tenant(self) -> AsyncIterator[Any]:
-        async with self._channel(self._identities.tenant("acme")) as calls:
-            yield TenantServiceStub(calls).WatchTenants(pb.WatchTenantsRequest(), timeout=10)
-
-    def _channel(self, tls: TlsFiles, **options: int) -> grpc.aio.Channel:
-        return channel(
-            self._where,
-            tls,
-            server="policy",
-            options=[(f"grpc.{name}", value) for name, value in options.items()],
-        )
-
-
-@asynccontextmanager
-async def serving(
-    folder: Path, current: Policy = FIRST, *, heartbeat_s: float = 5.0
-) -> AsyncIterator[Served]:
-    identities = Identities(folder)
-    tls = identities.service("policy")
-    servicer = TenantServicer(current, heartbeat_s=heartbeat_s)
-    server = build_server(servicer, tls)
-    port = server.listen(address("127.0.0.1:0"), tls)
-    await server.grpc.start()
-    try:
-        yield Served(servicer, f"127.0.0.1:{port}", identities)
-    finally:
-        await server.grpc.stop(None)
 
 
 async def names(call: Any) -> tuple[str, list[str]]:

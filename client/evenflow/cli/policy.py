@@ -1,0 +1,83 @@
+"""`evenflow policy`: is a policy's file good, before it decides anything."""
+
+import json
+import sys
+from importlib.resources import files
+from pathlib import Path
+from typing import cast
+
+import grpc
+import typer
+
+from evenflow.cli.exits import REFUSED
+from evenflow.errors import FailedCall, error_of
+from evenflow.policy.v1 import policy_service_pb2 as pb
+from evenflow.policy.v1.policy_service_pb2_grpc import PolicyServiceStub
+
+CALL_S = 60.0  # a policy of 10,000 tenants takes a second
+MOST_BYTES = (16 << 20) - 16  # of a message that policy takes
+
+
+def check(channel: grpc.Channel, file: Path, *, as_json: bool) -> None:
+    """Exits with REFUSED if it can't be used. "-": standard input."""
+    name, content = str(file), _content(file)
+    if len(content) > MOST_BYTES:
+        raise typer.BadParameter(f"must be at most {MOST_BYTES} bytes, got {len(content)}")
+    try:
+        said: pb.CheckPolicyResponse = PolicyServiceStub(channel).CheckPolicy(
+            pb.CheckPolicyRequest(content=content), timeout=CALL_S
+        )
+    except grpc.RpcError as error:
+        raise error_of(cast(FailedCall, error)) from error
+    typer.echo(_json(name, said) if as_json else _text(name, said))
+    if said.problems:
+        raise typer.Exit(REFUSED)
+
+
+def schema() -> str:
+    """JSON schema of the file, for editors."""
+    return files("evenflow.cli").joinpath("policy.schema.json").read_text(encoding="utf-8")
+
+
+def _content(file: Path) -> bytes:
+    if str(file) == "-":
+        return sys.stdin.buffer.read()
+    try:
+        return file.read_bytes()
+    except OSError as error:
+        raise typer.BadParameter(f"can't read {file}: {error.strerror}") from error
+
+
+def _text(name: str, said: pb.CheckPolicyResponse) -> str:
+    """A line for each problem, as compilers write them, so that editors find the place."""
+    if not said.problems:
+        state = "in force" if said.in_force else "not in force"
+        return f"{name}: good, {said.tenants} tenants, version {said.version[:12]} ({state})"
+    lines = [
+        f"{name}:{each.line}:{each.column}: {f'{each.field}: ' if each.field else ''}{each.message}"
+        for each in said.problems
+    ]
+    if said.more_problems:
+        lines.append(f"{name}: and {said.more_problems} more")
+    return "\n".join(lines)
+
+
+def _json(name: str, said: pb.CheckPolicyResponse) -> str:
+    return json.dumps(
+        {
+            "file": name,
+            "problems": [
+                {
+                    "line": each.line,
+                    "column": each.column,
+                    "field": each.field,
+                    "message": each.message,
+                }
+                for each in said.problems
+            ],
+            "more_problems": said.more_problems,
+            "version": said.version,
+            "tenants": said.tenants,
+            "in_force": said.in_force,
+        }
+    )

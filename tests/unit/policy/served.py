@@ -1,0 +1,68 @@
+"""A policy service that runs, over real mTLS connections."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import grpc
+
+from evenflow.policy.v1 import tenant_service_pb2 as pb
+from evenflow.policy.v1.tenant_service_pb2_grpc import TenantServiceStub
+from services.chassis.environ import address
+from services.chassis.identity import TlsFiles, channel
+from services.policy.core.tenants import Policy
+from services.policy.inbound.checking import PolicyServicer
+from services.policy.inbound.tenants import TenantServicer
+from services.policy.main import build_server
+from services.policy.outbound.policy_file import policy_of
+from tests.identities import Identities
+from tests.unit.policy.policies import DOMAIN, policy
+
+FIRST = policy("v1", "acme")
+read = partial(policy_of, trust_domain=DOMAIN)
+
+
+class Served:
+    """A running policy service, and how to be one of its callers."""
+
+    def __init__(self, servicer: TenantServicer, where: str, identities: Identities) -> None:
+        self.servicer = servicer
+        self.where = where
+        self.identities = identities
+
+    @asynccontextmanager
+    async def watching(self, caller: str = "router", **options: int) -> AsyncIterator[Any]:
+        async with self._channel(self.identities.service(caller), **options) as calls:
+            yield TenantServiceStub(calls).WatchTenants(pb.WatchTenantsRequest(), timeout=10)
+
+    @asynccontextmanager
+    async def watching_as_tenant(self) -> AsyncIterator[Any]:
+        async with self._channel(self.identities.tenant("acme")) as calls:
+            yield TenantServiceStub(calls).WatchTenants(pb.WatchTenantsRequest(), timeout=10)
+
+    def _channel(self, tls: TlsFiles, **options: int) -> grpc.aio.Channel:
+        return channel(
+            self.where,
+            tls,
+            server="policy",
+            options=[(f"grpc.{name}", value) for name, value in options.items()],
+        )
+
+
+@asynccontextmanager
+async def serving(
+    folder: Path, current: Policy = FIRST, *, heartbeat_s: float = 5.0
+) -> AsyncIterator[Served]:
+    identities = Identities(folder)
+    tls = identities.service("policy")
+    servicer = TenantServicer(current, heartbeat_s=heartbeat_s)
+    checking = PolicyServicer(read, lambda: servicer.version)
+    server = build_server(servicer, checking, tls)
+    port = server.listen(address("127.0.0.1:0"), tls)
+    await server.grpc.start()
+    try:
+        yield Served(servicer, f"127.0.0.1:{port}", identities)
+    finally:
+        await server.grpc.stop(None)
