@@ -126,6 +126,7 @@ async def _serve(doors: _Doors, *, drain_s: float) -> None:
         # Envoy's own streams and our peers' have no end, and would hold us up for all of drain_s.
         doors.parts.discovery.close()
         doors.parts.told.close()
+        doors.parts.records.hurry()
         await asyncio.sleep(_LAST_WORDS_S)
         doors.access_log.close()
     doors.check.close()

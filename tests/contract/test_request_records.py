@@ -22,6 +22,7 @@ from services.router.outbound.records import (
     Telemetry,
     message,
 )
+from tests import virtual_time
 from tests.fakes.request_records import FakeTelemetry
 from tests.identities import Identities
 from tests.serving import served
@@ -99,16 +100,38 @@ def test_lost_attempts_arrive_beside_the_records(connect: Connect) -> None:
     assert asyncio.run(scenario()) == ["r1", "r1/2"]
 
 
+def test_the_last_records_wait_for_no_company() -> None:
+    async def scenario() -> float:
+        buffer, telemetry = RecordBuffer(capacity=2), FakeTelemetry()
+        async with asyncio.TaskGroup() as tasks:
+            reporting = tasks.create_task(telemetry.report(buffer.batches()))
+            buffer.add(Request(None), ended("r1"))
+            await asyncio.sleep(0)
+            began_s = asyncio.get_running_loop().time()
+            buffer.hurry()
+            await telemetry.told_of(1)
+            buffer.add(Request(None), ended("r2"))
+            await telemetry.told_of(2)
+            took_s = asyncio.get_running_loop().time() - began_s
+            reporting.cancel()
+        return took_s
+
+    assert virtual_time.run(scenario()) == 0.0
+
+
 def test_while_telemetry_is_away_the_oldest_make_way_and_are_counted_once() -> None:
     async def scenario() -> list[str]:
         buffer, telemetry = RecordBuffer(capacity=2), FakeTelemetry()
         for number in range(5):
             buffer.add(Request(None), ended(f"r{number}"))
         assert buffer.dropped == 3
-        with suppress(TimeoutError):
-            async with asyncio.timeout(0.2):
-                await telemetry.report(buffer.batches())
-        return telemetry.told
+        async with asyncio.TaskGroup() as tasks:
+            reporting = tasks.create_task(telemetry.report(buffer.batches()))
+            async with asyncio.timeout(PATIENCE_S):
+                told = await telemetry.told_of(2)
+            await asyncio.sleep(0)  # what follows a batch
+            reporting.cancel()
+        return told
 
     with capture_logs() as logs:
         told = asyncio.run(scenario())

@@ -6,6 +6,7 @@ Telemetry away or slow, the newest records are kept and the oldest dropped and c
 import asyncio
 from collections import deque
 from collections.abc import AsyncIterator, Sequence
+from contextlib import suppress
 from typing import Protocol
 
 import structlog
@@ -45,6 +46,7 @@ class RecordBuffer:
         self._records: deque[Told] = deque()
         self._capacity = capacity
         self._waiting = asyncio.Event()
+        self._hurries = asyncio.Event()
         self._dropped = 0  # since the last time that it was emptied
 
     @property
@@ -66,11 +68,17 @@ class RecordBuffer:
         self._records.append(told)
         self._waiting.set()
 
+    def hurry(self) -> None:
+        """Nothing waits for company any more: this process ends."""
+        self._hurries.set()
+
     async def batches(self) -> AsyncIterator[Sequence[Told]]:
         """As they fill. What was taken is gone, whatever becomes of it."""
         while True:
             await self._waiting.wait()
-            await asyncio.sleep(_GATHER_S)
+            with suppress(TimeoutError):
+                async with asyncio.timeout(_GATHER_S):
+                    await self._hurries.wait()
             while self._records:
                 taken = min(_MOST_AT_ONCE, len(self._records))
                 yield [self._records.popleft() for _ in range(taken)]
