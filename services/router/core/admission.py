@@ -17,6 +17,7 @@ from services.router.core.tenants import Tenant
 from services.router.core.value import value
 from services.router.core.verdicts import Admitted, Reason, Refused
 
+_LEAST_S = 0.001  # Envoy's timers count milliseconds: less would become more
 _COME_BACK_S = 1.0  # a lost runtime is back within seconds or not at all
 
 Degrade = Callable[[Demand, WorkloadClass, float], Climb]
@@ -127,7 +128,7 @@ def output_tokens(demand: Demand, tenant: Tenant) -> int:
 
 
 def _late(remaining_s: float | None) -> Refused | None:
-    if remaining_s is None or remaining_s > 0:
+    if remaining_s is None or remaining_s >= _LEAST_S:
         return None
     return Refused(Reason.DEADLINE, "the deadline had passed when the request arrived")
 

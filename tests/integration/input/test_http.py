@@ -110,7 +110,7 @@ def test_a_deadline_that_grpc_does_not_know_is_refused_by_name(mesh: Mesh, timeo
     assert answer.headers["x-evenflow-field"] == "grpc-timeout"
 
 
-@pytest.mark.parametrize("timeout", [b"0S", b"0n", b"1n", b"1u"])
+@pytest.mark.parametrize("timeout", [b"0S", b"0n", b"1n", b"999u"])
 def test_a_deadline_that_has_passed_says_so(mesh: Mesh, timeout: bytes) -> None:
     answer = framed(mesh, frame(MESSAGE), headers=b"grpc-timeout: " + timeout + b"\r\n")
 

@@ -73,8 +73,13 @@ def test_an_unsaid_output_counts_as_what_runtimes_write_at_most(limit: int, rese
     assert admitted(asked, tenant(max_output_tokens=limit)).output_tokens == reserved
 
 
-def test_a_passed_deadline_is_refused_before_all_else() -> None:
-    assert refused(demand(model="other"), remaining_s=0.0).reason is Reason.DEADLINE
+@pytest.mark.parametrize("remaining_s", [-1.0, 0.0, 0.0009])
+def test_a_passed_deadline_is_refused_before_all_else(remaining_s: float) -> None:
+    assert refused(demand(model="other"), remaining_s=remaining_s).reason is Reason.DEADLINE
+
+
+def test_a_deadline_that_can_be_kept_to_the_millisecond_is_none() -> None:
+    assert admitted(demand(), remaining_s=0.001).timeout_s == 0.001
 
 
 def test_a_model_that_nobody_serves_is_not_found() -> None:
