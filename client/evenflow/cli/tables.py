@@ -7,4 +7,6 @@ from rich.table import Table
 def table(*columns: str) -> Table:
     made = Table(*columns, box=SIMPLE, pad_edge=False)
     made.columns[0].no_wrap = True  # names and addresses may be copied
+    for column in made.columns[1:]:
+        column.overflow = "fold"  # nothing is left out
     return made
