@@ -115,11 +115,17 @@ class Endpoint:
 
     @property
     def free(self) -> bool:
-        """It would begin a request at once, as far as its last state tells."""
+        """It has a place for one more, as far as its last state tells.
+
+        Those who wait may have come since its last step: while it has places, they get theirs with
+        the next one, and so would one more.
+        """
         state = self.state
-        if state is None or state.waiting:
+        if state is None:
             return False
-        return not state.max_running or state.running < state.max_running
+        if not state.max_running:
+            return not state.waiting
+        return state.running + state.waiting < state.max_running
 
     def serving(self) -> Iterable[ModelState]:
         return self.state.serving() if self.state else ()

@@ -8,7 +8,7 @@ import pytest
 from envoy.data.accesslog.v3.accesslog_pb2 import AccessLogType
 from envoy.service.accesslog.v3.als_pb2 import StreamAccessLogsMessage
 
-from services.router.core.endpoints import Endpoints
+from services.router.core.endpoints import Endpoints, RuntimeState
 from services.router.core.first_tokens import FEWEST
 from services.router.core.hedge_budget import BURST
 from services.router.core.hedging import Hedging
@@ -103,15 +103,22 @@ def test_a_full_runtime_gets_no_second_arm() -> None:
     assert "x-envoy-hedge-on-per-try-timeout" not in dict(asked(of).headers)
 
 
-def test_free_is_what_neither_waits_nor_is_full() -> None:
+@pytest.mark.parametrize(
+    ("said", "is_free"),
+    [
+        (state(), True),
+        (state(waiting=1), False),  # nobody knows how many places it has
+        (state(running=3, max_running=4), True),
+        (state(running=2, waiting=1, max_running=4), True),  # it begins with the next step
+        (state(running=3, waiting=1, max_running=4), False),
+        (state(running=4, max_running=4), False),
+    ],
+)
+def test_free_is_what_has_a_place_for_one_more(said: RuntimeState, is_free: bool) -> None:
     known = Endpoints((A,))
-    seen = []
-    for each in (state(), state(waiting=1), state(running=3, max_running=4)):
-        known.saw(A, each)
-        seen.append(known.is_free(A))
-    known.saw(A, state(running=4, max_running=4))
+    known.saw(A, said)
 
-    assert [*seen, known.is_free(A)] == [True, False, True, False]
+    assert known.is_free(A) is is_free
 
 
 def test_a_second_arm_weighs_where_it_runs_until_the_end() -> None:
