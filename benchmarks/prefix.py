@@ -100,11 +100,11 @@ VLLM = Plan(
         Case(
             name="shared",
             talk={
-                "people": 6,
+                "people": 16,
                 "for_s": 75.0,
                 "warm_s": 25.0,
-                "think_s": 0.5,
-                "systems": 12,
+                "think_s": 0.3,
+                "systems": 24,
                 "system_words": 450,
                 "question_words": 30,
                 "answer_tokens": 8,
