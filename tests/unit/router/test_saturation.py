@@ -198,4 +198,7 @@ def test_a_sixteenth_stays_free_for_who_has_less_than_its_share(
     assert saturation.has_room(SMALL, 0, NOW_S)
     assert saturation.takes(A, 0, NOW_S, keeping=True) == (kept == 0)
     assert saturation.has_room(SMALL, 0, NOW_S, keeping=True) == (kept == 0)
+    full, free = saturation.vacancies(SMALL, keeping=True)
+    assert (A in full, A in free) == (kept > 0, kept == 0)
+    assert saturation.vacancies(SMALL) == (set(), {A})
     assert saturation.slots(SMALL) == (max_running if kept else 0)
