@@ -96,6 +96,27 @@ def test_batches_come_after_the_others_but_never_stand_still() -> None:
     assert bands.count(Band.BATCH) == 10
 
 
+def test_a_batch_that_waits_elsewhere_is_owed_its_share() -> None:
+    queue = empty_queue()
+    queue.bands[Band.BATCH].turns.enter_elsewhere("globex")
+    for number in range(20):
+        added(queue, waiting(f"i{number}"))
+        served(queue)
+    added(queue, waiting("i"), waiting("b", band=Band.BATCH))
+
+    assert served(queue).request_id == "b"
+
+
+def test_a_batch_that_comes_when_others_were_served_is_owed_nothing() -> None:
+    queue = empty_queue()
+    for number in range(20):
+        added(queue, waiting(f"i{number}"))
+        served(queue)
+    added(queue, waiting("b", band=Band.BATCH), waiting("i"))
+
+    assert served(queue).request_id == "i"
+
+
 def test_alone_a_batch_goes_at_once() -> None:
     queue = empty_queue()
     added(queue, waiting(band=Band.BATCH))
