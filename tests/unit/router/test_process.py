@@ -110,6 +110,28 @@ def test_it_serves_envoy_and_operators_and_stops_when_told(tmp_path: Path) -> No
     assert (tmp_path / "run").stat().st_mode & 0o777 == 0o700
 
 
+def test_what_ended_last_is_told_to_telemetry_before_it_ends(tmp_path: Path) -> None:
+    async def scenario() -> list[str]:
+        peers = Peers(tmp_path)
+        async with (
+            asyncio.timeout(60.0),
+            peers.serving() as environ,
+            processes.service("services.router", environ) as process,
+        ):
+            me = peers.identities.service("operator")
+            await processes.serving(peers.operator, me, server="router")
+            async with channel(peers.socket, cast(Any, None), server="router") as envoy:
+                log: Any = AccessLogServiceStub(envoy).StreamAccessLogs
+                await log(iter([logged("r1")]))
+                await peers.telemetry.told_of(1)
+                await log(iter([logged("r2")]))
+                process.terminate()
+                await process.wait()
+        return peers.telemetry.told
+
+    assert asyncio.run(scenario()) == ["r1", "r2"]
+
+
 async def operate(peers: Peers, operator: Any) -> None:
     endpoint = await ready(operator)
     async with channel(peers.socket, cast(Any, None), server="router") as envoy:
