@@ -71,6 +71,9 @@ def _policy(settings: Settings, prepared: Prepared) -> dict[str, str]:
         "POLICY_FILE": str(prepared.tenants),
         "POLICY_TRUST_DOMAIN": TRUST_DOMAIN,
         "POLICY_TLS": _tls(settings, "policy"),
+        "POLICY_DATABASE": os.environ.get(
+            "POLICY_DATABASE", f"sqlite:///{settings.home}/policy.db"
+        ),
         "POLICY_OTLP": address(settings.telemetry_port),
     }
 

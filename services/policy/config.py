@@ -19,6 +19,10 @@ class Config:
     tls: Path = setting(
         environ.path, help="folder with cert.pem, key.pem, ca.pem and, if any, crl.pem; followed"
     )
+    database: str = setting(
+        environ.text,
+        help="`sqlite:////folder/policy.db` or `postgresql+psycopg://user@host/name`; kept private",
+    )
     heartbeat_s: float = setting(
         environ.positive,
         default=2.0,

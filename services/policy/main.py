@@ -3,30 +3,48 @@
 import asyncio
 import os
 import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import partial
 
+import grpc
 import structlog
 from grpc_health.v1.health_pb2 import HealthCheckResponse
 
-from evenflow.policy.v1.policy_service_pb2_grpc import add_PolicyServiceServicer_to_server
-from evenflow.policy.v1.tenant_service_pb2_grpc import add_TenantServiceServicer_to_server
 from services.chassis import lifecycle, logs, traces
 from services.chassis.environ import EX_CONFIG, InvalidConfig
 from services.chassis.identity import TlsFiles
 from services.chassis.server import Server, grpc_server
+from services.chassis.status import ErrorTable, Status
 from services.policy.config import Config
+from services.policy.core.audit import AuditUnavailable
 from services.policy.core.nodes import InvalidPolicy
 from services.policy.core.tenants import Policy
 from services.policy.inbound import checking as policies
 from services.policy.inbound import tenants
 from services.policy.inbound.checking import PolicyServicer
 from services.policy.inbound.tenants import TenantServicer
+from services.policy.outbound.database import Database, DatabaseUnreachable, InvalidDatabase
 from services.policy.outbound.policy_file import PolicyFile, Stamp, policy_of
 from services.policy.outbound.reloading import follow
+from services.policy.served import Served
 
+ERRORS: ErrorTable = {
+    DatabaseUnreachable: Status(grpc.StatusCode.UNAVAILABLE, "DATABASE_UNREACHABLE"),
+    AuditUnavailable: Status(grpc.StatusCode.UNAVAILABLE, "AUDIT_UNAVAILABLE"),
+}
 FILE_HEALTH = "evenflow.policy.file"  # asked by name: NOT_SERVING while the file on disk is bad
 
 _log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """Of the policy: its file, and what was read there at the start."""
+
+    file: PolicyFile
+    policy: Policy
+    stamp: Stamp | None
 
 
 def main() -> int:
@@ -35,7 +53,8 @@ def main() -> int:
         file = PolicyFile(config.file, config.trust_domain)
         stamp = file.stamp()
         policy = file.read()
-    except InvalidConfig as error:
+        database = Database(config.database)
+    except (InvalidConfig, InvalidDatabase) as error:
         print(error, file=sys.stderr)
         return EX_CONFIG
     except (InvalidPolicy, OSError) as error:
@@ -44,28 +63,31 @@ def main() -> int:
     logs.configure("policy")
     _log.info("policy.loaded", version=policy.version, tenants=len(policy.tenants))
     try:
-        lifecycle.run(serve(config, file, policy, stamp))
-    except lifecycle.CANNOT_START as error:
+        database.migrate()
+        lifecycle.run(serve(config, Source(file, policy, stamp), database))
+    except (*lifecycle.CANNOT_START, DatabaseUnreachable) as error:
         print(error, file=sys.stderr)
         return 1
+    finally:
+        database.close()
     return 0
 
 
-async def serve(config: Config, file: PolicyFile, policy: Policy, stamp: Stamp | None) -> None:
+async def serve(config: Config, source: Source, database: Database) -> None:
     tls = TlsFiles.in_folder(config.tls)
     address = config.otlp.text if config.otlp else None
     tracing = traces.start("policy", otlp_address=address, tls=tls, sample_share=config.trace_share)
-    servicer = TenantServicer(policy, heartbeat_s=config.heartbeat_s)
+    servicer = TenantServicer(source.policy, heartbeat_s=config.heartbeat_s)
     read = partial(policy_of, trust_domain=config.trust_domain)
     checking = PolicyServicer(read, lambda: servicer.version)
-    server = build_server(servicer, checking, tls)
+    server = build_server([tenants.served(servicer), policies.served(checking)], tls)
     server.listen(config.listen, tls)
     await server.start()
     await server.set_serving()
     await _set_file_health(server, good=True)
     _log.info("server.ready", listen=config.listen.text)
     async with asyncio.TaskGroup() as tasks:
-        following = tasks.create_task(_follow(file, stamp, servicer, server))
+        following = tasks.create_task(_follow(source, servicer, server))
         await lifecycle.stop_signal()
         following.cancel()
         servicer.close()
@@ -73,21 +95,19 @@ async def serve(config: Config, file: PolicyFile, policy: Policy, stamp: Stamp |
     await asyncio.to_thread(tracing.stop)
 
 
-def build_server(servicer: TenantServicer, checking: PolicyServicer, tls: TlsFiles) -> Server:
+def build_server(parts: Sequence[Served], tls: TlsFiles) -> Server:
     server = grpc_server(
-        errors={},
-        callers={**tenants.CALLERS, **policies.CALLERS},
+        errors={**ERRORS, **{name: each.errors[name] for each in parts for name in each.errors}},
+        callers={rpc: names for each in parts for rpc, names in each.callers.items()},
         tls=tls,
-        services=[tenants.SERVICE, policies.SERVICE],
+        services=[each.service for each in parts],
     )
-    add_TenantServiceServicer_to_server(servicer, server.grpc)
-    add_PolicyServiceServicer_to_server(checking, server.grpc)
+    for each in parts:
+        each.add_to(server.grpc)
     return server
 
 
-async def _follow(
-    file: PolicyFile, stamp: Stamp | None, servicer: TenantServicer, server: Server
-) -> None:
+async def _follow(source: Source, servicer: TenantServicer, server: Server) -> None:
     async with asyncio.TaskGroup() as tasks:
 
         def took(policy: Policy) -> None:
@@ -97,7 +117,7 @@ async def _follow(
         def refused(_problems: str) -> None:
             tasks.create_task(_set_file_health(server, good=False))
 
-        await follow(file, loaded=stamp, took=took, refused=refused)
+        await follow(source.file, loaded=source.stamp, took=took, refused=refused)
 
 
 async def _set_file_health(server: Server, *, good: bool) -> None:

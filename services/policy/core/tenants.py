@@ -18,6 +18,57 @@ class ApiKey:
     workload: str  # what the key stands for, as the last segment of a SPIFFE ID does
 
 
+class Window(Enum):
+    """What a budget begins anew with, in UTC. TOTAL never does."""
+
+    MINUTE = "minute"
+    HOUR = "hour"
+    DAY = "day"
+    MONTH = "month"
+    TOTAL = "total"
+
+
+class Unit(Enum):
+    """What a budget counts, in whole units."""
+
+    TOKENS = "tokens"  # prompt and output together
+    MONEY = "money"  # billionths of the price list's currency
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Budget:
+    id: str  # unique in its tenant
+    unit: Unit
+    window: Window
+    limit: int  # in its unit, at least 1
+    hard: bool = True  # never overspent; a soft one warns and degrades
+    workload: str = ""  # that alone counts; empty: all of the tenant's
+    low_share: float = 0.1  # what is left of it when it is called low
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """Of one tenant over all routers. 0: none."""
+
+    requests_per_minute: int = 0
+    tokens_per_minute: int = 0  # prompt and output
+    concurrent_requests: int = 0  # admitted and not ended
+    kv_share: float = 0.0  # of the KV blocks of the pool that serves it, held at once
+
+
+NO_LIMITS = Limits()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Price:
+    """Billionths of the currency for one token of a model."""
+
+    model: str  # "*": every model that has no price of its own
+    prompt: int
+    cached_prompt: int  # for those of the prompt that were found in the prefix cache
+    output: int
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Tenant:
     id: str
@@ -30,6 +81,8 @@ class Tenant:
     max_output_tokens: int  # of one request; 0: the model's own limit
     weight: int = 1  # share of the mesh beside other tenants that wait
     pool: str = ""  # only runtimes of this pool; empty: the shared one
+    limits: Limits = NO_LIMITS
+    budgets: tuple[Budget, ...] = ()
 
 
 class Trigger(Enum):
@@ -74,3 +127,5 @@ class Policy:
     version: str  # a digest of the file it was read from
     tenants: Sequence[Tenant]
     classes: Sequence[ClassRules] = ()  # each at most once; the others have the defaults
+    currency: str = ""  # of the prices, as ISO 4217 writes it; empty: there are none
+    prices: Sequence[Price] = ()  # each model at most once

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Callable
+from functools import partial
 
 import grpc
 
@@ -11,6 +12,7 @@ from services.chassis.callers import AllowedCallers
 from services.chassis.logs import add_facts
 from services.policy.core.nodes import InvalidPolicy, Problem
 from services.policy.core.tenants import Policy
+from services.policy.served import Served
 
 SERVICE: str = pb.DESCRIPTOR.services_by_name["PolicyService"].full_name
 CALLERS: AllowedCallers = {f"/{SERVICE}/": frozenset({"operator"})}
@@ -41,6 +43,10 @@ class PolicyServicer(pb_grpc.PolicyServiceServicer):
             tenants=len(policy.tenants),
             in_force=policy.version == self._in_force(),
         )
+
+
+def served(servicer: PolicyServicer) -> Served:
+    return Served(SERVICE, CALLERS, partial(pb_grpc.add_PolicyServiceServicer_to_server, servicer))
 
 
 def _problems(error: InvalidPolicy) -> pb.CheckPolicyResponse:

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator
+from functools import partial
 
 import grpc
 from google.protobuf.duration_pb2 import Duration
@@ -19,6 +20,7 @@ from services.policy.core.tenants import (
     Trigger,
     WorkloadClass,
 )
+from services.policy.served import Served
 
 SERVICE: str = pb.DESCRIPTOR.services_by_name["TenantService"].full_name
 CALLERS: AllowedCallers = {f"/{SERVICE}/": frozenset({"router", "operator"})}
@@ -80,6 +82,10 @@ class TenantServicer(pb_grpc.TenantServiceServicer):
                 await changed.wait()
         except TimeoutError:
             return  # nothing changed; the router wants to hear so
+
+
+def served(servicer: TenantServicer) -> Served:
+    return Served(SERVICE, CALLERS, partial(pb_grpc.add_TenantServiceServicer_to_server, servicer))
 
 
 def encode(policy: Policy) -> pb.WatchTenantsResponse:

@@ -109,6 +109,7 @@ def _policy(folder: Path, listen: str) -> Mapping[str, str]:
         "POLICY_FILE": str(folder / "tenants.yaml"),
         "POLICY_TRUST_DOMAIN": "evenflow.local",
         "POLICY_TLS": str(folder / "service/policy"),
+        "POLICY_DATABASE": f"sqlite:///{folder}/policy.db",
     }
 
 

@@ -149,6 +149,7 @@ def _policy(folder: Path) -> Mapping[str, str]:
         "POLICY_FILE": str(folder / "tenants.yaml"),
         "POLICY_TRUST_DOMAIN": "evenflow.local",
         "POLICY_TLS": str(folder / "service/policy"),
+        "POLICY_DATABASE": f"sqlite:///{folder}/policy.db",
     }
 
 

@@ -13,6 +13,8 @@ from evenflow.policy.v1.tenant_service_pb2_grpc import TenantServiceStub
 from services.chassis.environ import address
 from services.chassis.identity import TlsFiles, channel
 from services.policy.core.tenants import Policy
+from services.policy.inbound import checking as policies
+from services.policy.inbound import tenants
 from services.policy.inbound.checking import PolicyServicer
 from services.policy.inbound.tenants import TenantServicer
 from services.policy.main import build_server
@@ -59,7 +61,8 @@ async def serving(
     tls = identities.service("policy")
     servicer = TenantServicer(current, heartbeat_s=heartbeat_s)
     checking = PolicyServicer(read, lambda: servicer.version)
-    server = build_server(servicer, checking, tls)
+    parts = [tenants.served(servicer), policies.served(checking)]
+    server = build_server(parts, tls)
     port = server.listen(address("127.0.0.1:0"), tls)
     await server.grpc.start()
     try:

@@ -13,6 +13,7 @@ ENVIRON = {
     "POLICY_FILE": "tenants.yaml",
     "POLICY_TRUST_DOMAIN": "evenflow.local",
     "POLICY_TLS": "certs/policy",
+    "POLICY_DATABASE": "sqlite:////var/lib/policy.db",
 }
 
 

