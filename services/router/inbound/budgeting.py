@@ -53,9 +53,9 @@ class Budgeting:
     def __init__(self, router: str, unix_s: Callable[[], float]) -> None:
         self.router = router
         self.purse = Purse()
-        self.connected = False  # to the ledger
         self.stirred: Callable[[], None] = lambda: None  # the purse may want something
         self._unix_s = unix_s
+        self._connected = False  # to the ledger
         self._waiting: dict[str, _Waits] = {}
 
     def spend(
@@ -72,7 +72,7 @@ class Budgeting:
         if not isinstance(outcome, Lacking):
             return outcome
         self.stirred()
-        if self.connected and not self.purse.is_dry(outcome.account, now_s):
+        if self._connected and not self.purse.is_dry(outcome.account, now_s):
             return outcome
         return self.refuse(outcome, spending.caller, now_s)
 
@@ -119,9 +119,12 @@ class Budgeting:
             if waits.account in told and self._is_decided(waits.account, now_s):
                 self._again(request_id)
 
+    def reached(self) -> None:
+        self._connected = True
+
     def lost(self) -> None:
         """The ledger is out of reach: nobody waits for it."""
-        self.connected = False
+        self._connected = False
         for request_id in list(self._waiting):
             self._again(request_id)
 

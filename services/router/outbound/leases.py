@@ -1,13 +1,13 @@
-"""What this router holds of budgets: asks policy for more, gives back what lies idle, hears what its
-attempts have used.
+"""What this router holds of budgets: asks for more, gives idle back, hears what was used.
 
 One request is under way at a time; one whose answer was lost is sent again as it was, and policy
 answers it as it did.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
-from typing import Any
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
+from contextlib import aclosing
+from typing import Any, Protocol
 
 import structlog
 
@@ -16,13 +16,36 @@ from evenflow.policy.v1.ledger_service_pb2_grpc import LedgerServiceStub
 from services.chassis.identity import TlsFiles, channel
 from services.router.core.budgets import Account
 from services.router.core.purse import Batch, Granted, Purse, Want
-from services.router.inbound.budgeting import Budgeting
 
 SILENCE_S = 10.0  # policy says something at least every 5 s
 LAST_WORDS_S = 0.5
 _GATHER_S = 0.01  # requests of a burst are asked for together
 _SWEEP_EVERY_S = 2.0
 _log = structlog.get_logger(__name__)
+
+
+class Holder(Protocol):
+    """Who holds slices for this router's requests. `router` names this process in the ledger."""
+
+    router: str
+    purse: Purse
+    stirred: Callable[[], None]  # to be called when the purse may want something
+
+    def reached(self) -> None:
+        """Policy answers from now on."""
+
+    def granted(self, grants: Sequence[Granted], now_s: float) -> None:
+        """What policy answered."""
+
+    def lost(self) -> None:
+        """Policy does not answer."""
+
+
+class Ledger(Protocol):
+    def lease(
+        self, requests: AsyncIterator[pb.LeaseRequest]
+    ) -> AsyncGenerator[pb.LeaseResponse, None]:
+        """Raises grpc.aio.AioRpcError or OSError when policy can't be reached."""
 
 
 class GrpcLedger:
@@ -32,8 +55,7 @@ class GrpcLedger:
 
     async def lease(
         self, requests: AsyncIterator[pb.LeaseRequest]
-    ) -> AsyncIterator[pb.LeaseResponse]:
-        """Raises grpc.aio.AioRpcError or OSError when policy can't be reached."""
+    ) -> AsyncGenerator[pb.LeaseResponse, None]:
         async with channel(self._address, self._tls, server="policy") as opened:
             call = LedgerServiceStub(opened).Lease(requests)
             try:
@@ -46,9 +68,9 @@ class GrpcLedger:
 class LeaseFollower:
     """`clock` is the event loop's."""
 
-    def __init__(self, budgeting: Budgeting, clock: Callable[[], float]) -> None:
-        self._budgeting = budgeting
-        self._purse: Purse = budgeting.purse
+    def __init__(self, holder: Holder, clock: Callable[[], float]) -> None:
+        self._holder = holder
+        self._purse = holder.purse
         self._clock = clock
         self._stirred = asyncio.Event()
         self._sequence = 0
@@ -56,60 +78,64 @@ class LeaseFollower:
         self._asked: pb.LeaseRequest | None = None  # and not answered yet
         self._answered = asyncio.Event()
         self._ending = False
+        self._ended = asyncio.Event()
         self._swept_at_s = 0.0
-        budgeting.stirred = self._stirred.set
+        self._connected = False
+        holder.stirred = self._stirred.set
 
-    async def follow(self, ledger: GrpcLedger) -> None:
+    async def follow(self, ledger: Ledger) -> None:
         """Until the stream ends or fails, or nothing was heard for SILENCE_S."""
-        answers = ledger.lease(self._requests())
         try:
-            while True:
-                async with asyncio.timeout(SILENCE_S):
-                    response = await anext(answers, None)
-                if response is None:
-                    return
-                self._hear(response)
+            async with aclosing(ledger.lease(self._requests())) as answers:
+                while True:
+                    async with asyncio.timeout(SILENCE_S):
+                        response = await anext(answers, None)
+                    if response is None:
+                        return
+                    self._hear(response)
         finally:
-            self._budgeting.lost()
-            await answers.aclose()  # type: ignore[attr-defined] # an asynchronous generator
+            self._connected = False
+            self._holder.lost()
 
     async def give_all_back(self) -> None:
         """For a router that ends. Returns when policy has it, or is not to be had."""
-        if not self._budgeting.connected:
+        if not self._connected:
             return
         self._ending = True
         self._stirred.set()
         try:
             async with asyncio.timeout(LAST_WORDS_S):
-                while self._ending or self._asked is not None:
-                    self._answered.clear()
-                    await self._answered.wait()
+                await self._ended.wait()
         except TimeoutError:
             _log.warning("leases.kept", why="policy did not answer in time")
 
     async def _requests(self) -> AsyncIterator[pb.LeaseRequest]:
+        self._answered.clear()
         if self._asked is None:
             self._asked = self._next(Batch())
         self._asked.heard = self._heard
         while True:
             yield self._asked
-            while self._asked is not None:
-                self._answered.clear()
+            await self._answered.wait()
+            self._answered.clear()
+            if self._ending:
+                self._asked = self._next(self._purse.all_idle())
+                yield self._asked
                 await self._answered.wait()
+                self._ended.set()
+                return
             self._asked = self._next(await self._batch())
 
     async def _batch(self) -> Batch:
-        """Something to say."""
-        while True:
-            if self._ending:
-                self._ending = False
-                return self._purse.all_idle()
+        """Something to say; nothing, where this router ends."""
+        while not self._ending:
             if self._clock() >= self._swept_at_s + _SWEEP_EVERY_S:
                 self._swept_at_s = self._clock()
                 self._purse.sweep(self._clock())
             if batch := self._purse.batch(self._clock()):
                 return batch
             await self._stir()
+        return Batch()
 
     async def _stir(self) -> None:
         self._stirred.clear()
@@ -124,7 +150,7 @@ class LeaseFollower:
     def _next(self, batch: Batch) -> pb.LeaseRequest:
         self._sequence += 1
         return pb.LeaseRequest(
-            router=self._budgeting.router,
+            router=self._holder.router,
             sequence=self._sequence,
             wants=[pb.Want(account=_account(each), units=each.units) for each in batch.wants],
             returns=[pb.Return(account=_account(each), units=each.units) for each in batch.returns],
@@ -132,8 +158,9 @@ class LeaseFollower:
         )
 
     def _hear(self, response: pb.LeaseResponse) -> None:
-        if not self._budgeting.connected:
-            self._budgeting.connected = True
+        if not self._connected:
+            self._connected = True
+            self._holder.reached()
             _log.info("ledger.reached")
         for each in response.settlements:
             self._heard = each.number
@@ -142,7 +169,7 @@ class LeaseFollower:
             self._purse.settled_until(response.settled_until.ToMicroseconds() / 1e6)
         if self._asked is not None and response.sequence == self._asked.sequence:
             self._asked = None
-            self._budgeting.granted([_granted(each) for each in response.grants], self._clock())
+            self._holder.granted([_granted(each) for each in response.grants], self._clock())
             self._answered.set()
         self._stirred.set()
 
