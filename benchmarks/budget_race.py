@@ -1,9 +1,9 @@
 """Whether a hard budget holds while a thousand callers race for it over three routers.
 
 Routers are killed and started again at random, policy in the middle; requests are hedged, tried
-again where a runtime drains, and left midway. Then the ledger is compared, token by token, with what
-the runtimes' own logs say was used. On SQLite and on PostgreSQL; the baseline is the same load on a
-soft budget, which holds nobody up.
+again where a runtime drains, and left midway. Then the ledger is compared, token by token, with
+what the runtimes' own logs say was used. On SQLite and on PostgreSQL; the baseline is the same load
+on a soft budget, which holds nobody up.
 """
 
 import argparse
