@@ -6,6 +6,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import pytest
+from structlog.testing import capture_logs
 
 from services.router.core.budgets import Budget, Price, Prices, Unit, Window
 from services.router.core.demands import WorkloadClass
@@ -15,6 +16,7 @@ from services.router.core.purse import Granted
 from services.router.core.requests import Decision
 from services.router.core.rungs import SmallerOutput, Trigger
 from services.router.core.tenants import ClassRules, Tenant, Tenants
+from services.router.inbound.access_log import write_line
 from services.router.inbound.answers import Answer
 from services.router.inbound.budgeting import LONGEST_S, Budgeting
 from services.router.inbound.check import Check
@@ -373,3 +375,20 @@ def test_who_leaves_after_its_turn_takes_nothing() -> None:
         assert budgeting.purse.there(ACCOUNT) == 2 * RESERVED
 
     in_line(scenario)
+
+
+def test_a_request_can_be_found_in_the_ledger_by_its_line() -> None:
+    async def scenario() -> None:
+        router = Router(TOTAL)
+        router.holds(4 * RESERVED)
+        router.ask("r1")
+        router.ask("r2")
+        with capture_logs() as lines:
+            request = router.mesh.requests.end(ended("r2"))
+            assert request is not None
+            assert request.ended is not None
+            write_line(request, request.ended)
+
+        assert lines[0]["reservation"] == 2
+
+    run(scenario)
