@@ -1,8 +1,8 @@
 """A mesh that spends budgets while everything in it dies: for Hypothesis, on any kind of books.
 
 Routers lease, admit and are killed; runtimes work, report, repeat themselves and are killed; policy
-dies before or after it has written. Beside the books stands a simple oracle: what was truly granted,
-given back and used.
+dies before or after it has written. Beside the books stands a simple oracle: what was truly
+granted, given back and used.
 """
 
 from collections.abc import Callable

@@ -55,6 +55,10 @@ class FakeRows:
     def keep_journal(self, name: str, journal: Journal) -> None:
         self.journals[name] = journal
 
+    def journals_at(self, endpoint: str) -> int:
+        known = self.journals.values()
+        return sum(each.endpoint == endpoint and not each.forgotten for each in known)
+
     def forget_journals(self, endpoint: str) -> int:
         there = {
             name: each

@@ -89,6 +89,9 @@ class Rows(Protocol):
 
     def keep_journal(self, name: str, journal: Journal) -> None: ...
 
+    def journals_at(self, endpoint: str) -> int:
+        """How many there are that are not forgotten."""
+
     def forget_journals(self, endpoint: str) -> int:
         """How many there were that were not forgotten already."""
 
@@ -114,6 +117,7 @@ def lease(rows: Rows, asked: Lease, budgets: Budgets, *, now_unix_s: float) -> t
         raise RouterGone(f"{asked.router} was away for too long, or is unknown; start anew")
     before = router or Router(now_unix_s)
     if asked.sequence == before.sequence:
+        rows.keep_router(asked.router, replace(before, seen_unix_s=now_unix_s))
         return before.grants
     if asked.sequence != before.sequence + 1:
         message = f"must be {before.sequence} or the next, got {asked.sequence}"
@@ -144,10 +148,11 @@ def settle(rows: Rows, report: Report, *, now_unix_s: float) -> Settled:
 
 
 def seen(rows: Rows, name: str, *, now_unix_s: float) -> None:
-    """Its Lease stream is open."""
+    """Its Lease stream is open. Raises RouterGone."""
     router = rows.router(name)
-    if router is not None and not router.gone:
-        rows.keep_router(name, replace(router, seen_unix_s=now_unix_s))
+    if router is None or router.gone:
+        raise RouterGone(f"{name} was away for too long, or is unknown; start anew")
+    rows.keep_router(name, replace(router, seen_unix_s=now_unix_s))
 
 
 def release(

@@ -76,6 +76,7 @@ class _Reading:
         models = self._models(found.get("models"), f"{at}.models")
         classes, default = self._classes(found, at)
         context, output = self._limits(found, at)
+        budgets = read_budgets(found.get("budgets"), f"{at}.budgets", notes, priced=self._priced)
         if name is None or default is None:
             return None
         return Tenant(
@@ -91,7 +92,7 @@ class _Reading:
                 found.get("weight"), f"{at}.weight", notes, between=(1, _HIGHEST_WEIGHT)
             ),
             pool=self._pool(found.get("pool"), f"{at}.pool"),
-            budgets=read_budgets(found.get("budgets"), f"{at}.budgets", notes, priced=self._priced),
+            budgets=budgets,
         )
 
     def _id(self, node: Node | None, at: str) -> str | None:

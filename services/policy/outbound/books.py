@@ -36,7 +36,7 @@ class Books:
         return await self._run(lambda rows: booking.settle(rows, report, now_unix_s=now_unix_s))
 
     async def seen(self, router: str, now_unix_s: float) -> None:
-        """Its Lease stream is open."""
+        """Its Lease stream is open. Raises RouterGone."""
         await self._run(lambda rows: booking.seen(rows, router, now_unix_s=now_unix_s))
 
     async def news(self, router: str, after: int) -> News:
@@ -46,6 +46,10 @@ class Books:
     async def tallies(self, wanted: Collection[Account]) -> dict[Account, Tally]:
         """Of each; one that is not there has nothing in it."""
         return await self._run(lambda rows: rows.tallies(wanted))
+
+    async def journals_at(self, endpoint: str) -> int:
+        """How many runtimes' journals are waited for."""
+        return await self._run(lambda rows: rows.journals_at(endpoint))
 
     async def forget_journals(self, endpoint: str) -> int:
         """How many runtimes' journals there were."""

@@ -122,6 +122,11 @@ class SqlRows:
         }
         self._upsert(journals, [row])
 
+    def journals_at(self, endpoint: str) -> int:
+        there = (journals.c.endpoint == endpoint) & ~journals.c.forgotten
+        found = select(func.count()).select_from(journals).where(there)
+        return int(self._connection.execute(found).scalar_one())
+
     def forget_journals(self, endpoint: str) -> int:
         there = (journals.c.endpoint == endpoint) & ~journals.c.forgotten
         gone = update(journals).where(there).values(forgotten=True)
