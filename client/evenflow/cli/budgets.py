@@ -18,7 +18,7 @@ from evenflow.policy.v1.ledger_service_pb2_grpc import LedgerServiceStub
 
 CALL_S = 20.0
 _BILLIONTHS = 1_000_000_000
-_SHOWN_DECIMALS = 4  # a request of a small model costs that little
+_SHOWN_DECIMALS = 2
 
 
 def list_budgets(channel: grpc.Channel, tenant: str, *, as_json: bool) -> None:
@@ -52,17 +52,21 @@ def budgets_table(known: Iterable[pb.BudgetState], currency: str) -> Table:
     shown = table(
         *("tenant", "budget", "window", "unit", "limit", "spent", "held", "left", "resets")
     )
+    shown.padding = (0, 1, 0, 0)  # nine columns in 80
+    for name in ("budget", "limit", "spent", "held", "left"):
+        column = next(each for each in shown.columns if each.header == name)
+        column.no_wrap = True
     for each in known:
         facts = _facts(each)
         unit = facts["unit"]
         amounts = (facts[name] for name in ("limit", "spent", "held", "left"))
         shown.add_row(
             facts["tenant"],
-            facts["id"] + (f" ({facts['workload']})" if facts["workload"] else ""),
+            facts["id"],
             facts["window"] + ("" if facts["hard"] else ", soft"),
             currency if unit == "money" else unit,
             *(_amount(units, unit) for units in amounts),
-            (facts["resets_at"] or "never").removesuffix("Z").replace("T", " "),
+            (facts["resets_at"] or "never").removesuffix(":00Z").replace("T", " "),
         )
     return shown
 

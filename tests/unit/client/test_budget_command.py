@@ -54,11 +54,11 @@ def test_each_budget_is_a_row() -> None:
 
     assert list(rows) == [
         (
-            *("acme", "monthly", "month", "USD", "1,500.0000", "12.3456", "0.0000"),
-            *("1,487.6543", "2026-12-01 00:00:00"),
+            *("acme", "monthly", "month", "USD", "1,500.00", "12.34", "0.00"),
+            *("1,487.65", "2026-12-01 00:00"),
         ),
         (
-            *("globex", "web (web)", "total, soft", "tokens", "1,000", "1,500", "0"),
+            *("globex", "web", "total, soft", "tokens", "1,000", "1,500", "0"),
             *("-500", "never"),
         ),
     ]
