@@ -9,6 +9,7 @@ from hypothesis import HealthCheck, settings
 from hypothesis.stateful import run_state_machine_as_test
 from sqlalchemy import Connection, delete, update
 
+from deploy.local.postgres import Postgres
 from services.policy.core.booking import Lease, RouterGone, Rows
 from services.policy.core.ledger import Account, Grant, Tally
 from services.policy.core.settling import AttemptKey, AttemptUsage, LeftOut, Report, Settled
@@ -24,7 +25,6 @@ from services.policy.outbound.ledger_tables import (
     routers,
     settlements,
 )
-from tests.databases import Postgres
 from tests.spending import Spending
 
 T = TypeVar("T")

@@ -53,6 +53,7 @@ def budgets_table(known: Iterable[pb.BudgetState], currency: str) -> Table:
         *("tenant", "budget", "window", "unit", "limit", "spent", "held", "left", "resets")
     )
     shown.padding = (0, 1, 0, 0)  # nine columns in 80
+    shown.columns[-1].min_width = len("2026-12-01")
     for name in ("budget", "limit", "spent", "held", "left"):
         column = next(each for each in shown.columns if each.header == name)
         column.no_wrap = True

@@ -1,4 +1,4 @@
-"""Databases for tests: SQLite's files, and a real PostgreSQL that ends with the tests."""
+"""A real PostgreSQL out of a package, for tests and benchmarks: no root, nothing to set up."""
 
 import os
 import warnings
@@ -12,7 +12,6 @@ import psutil
 from sqlalchemy import create_engine, make_url, text
 
 _TRIES = 4  # of 10 s each
-SQLITE, POSTGRESQL = "sqlite", "postgresql"
 
 
 class Postgres:
