@@ -3,12 +3,15 @@
 import os
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from subprocess import TimeoutExpired
 from uuid import uuid4
 
 import psutil
 from sqlalchemy import create_engine, make_url, text
+
+_TRIES = 4  # of 10 s each
 
 
 class Postgres:
@@ -37,8 +40,11 @@ class Postgres:
         psutil.wait_procs(struck, timeout=5)
 
     def start_again(self) -> None:
-        """After it was killed."""
-        self._server.ensure_postgres_running()
+        """After it was killed. Its recovery may take longer than its package waits for it."""
+        for _ in range(_TRIES - 1):
+            with suppress(TimeoutExpired):
+                return self._server.ensure_postgres_running()
+        return self._server.ensure_postgres_running()
 
     def stop(self) -> None:
         self._server.cleanup()
