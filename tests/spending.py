@@ -5,9 +5,9 @@ dies before or after it has written. Beside the books stands a simple oracle: wh
 granted, given back and used.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from typing import Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from hypothesis import strategies as st
 from hypothesis.stateful import (
@@ -137,12 +137,15 @@ class Spending(RuleBasedStateMachine):
     @initialize(target=runtimes)
     def first_runtime(self) -> Runtime:
         """Before any router: what is held is given up only where somebody tells what has ended."""
-        runtime = self.runtime_starts(0.0)
+        runtime = self.new_runtime(0.0)
         self.runtime_reports(runtime, 0, "no")
         return runtime
 
     @rule(target=runtimes, skew_s=st.sampled_from([-2.0, 0.0, 2.0]))
     def runtime_starts(self, skew_s: float) -> Runtime:
+        return self.new_runtime(skew_s)
+
+    def new_runtime(self, skew_s: float) -> Runtime:
         self.names += 1
         runtime = Runtime(f"runtime-{self.names}", skew_s)
         self.all_runtimes.append(runtime)
@@ -150,6 +153,9 @@ class Spending(RuleBasedStateMachine):
 
     @rule(target=routers)
     def router_starts(self) -> Router:
+        return self.new_router()
+
+    def new_router(self) -> Router:
         self.names += 1
         router = Router(f"router.{self.names}", self.now_unix_s)
         self.all_routers[router.name] = router
@@ -157,7 +163,7 @@ class Spending(RuleBasedStateMachine):
 
     @rule(target=routers)
     def router_starts_and_leases(self) -> Router:
-        router = self.router_starts()
+        router = self.new_router()
         self.leases(router, PLENTY, 0.0, "no")
         return router
 
@@ -217,7 +223,7 @@ class Spending(RuleBasedStateMachine):
         most=st.sampled_from([1, 10, 30, 60]),
         arms=st.integers(1, 2),
     )
-    def admits(self, router: Router, runtime: Runtime, most: int, arms: int) -> object:
+    def admits(self, router: Router, runtime: Runtime, most: int, arms: int) -> Any:
         """Twice what one attempt may use where a hedge may run."""
         charges = {HARD: most, MONEY: most * 7, SOFT: most}
         lately = self.now_unix_s - router.seen_unix_s <= STALE_S
@@ -304,20 +310,16 @@ class Spending(RuleBasedStateMachine):
         def work(rows: Rows) -> dict[str, dict[Account, int]]:
             return booking.release(rows, longest_request_s=GONE_S, now_unix_s=self.now_unix_s)
 
-        before = {
-            name: self.books.run(lambda rows, name=name: _gone(rows, name))
-            for name in self.all_routers
-        }
+        before = self.books.run(_gone_of(self.all_routers))
         self.transact(work, crash)
-        for name, was_gone in before.items():
-            if not was_gone and self.books.run(lambda rows, name=name: _gone(rows, name)):
-                router = self.all_routers[name]
-                assert not any(
-                    attempt.router is router
-                    for runtime in self.all_runtimes
-                    for attempt in runtime.running.values()
-                )
-                router.held = dict.fromkeys(ACCOUNTS, 0)
+        for name in self.books.run(_gone_of(self.all_routers)) - before:
+            router = self.all_routers[name]
+            assert not any(
+                attempt.router is router
+                for runtime in self.all_runtimes
+                for attempt in runtime.running.values()
+            )
+            router.held = dict.fromkeys(ACCOUNTS, 0)
 
     # what must hold
 
@@ -350,11 +352,14 @@ class Spending(RuleBasedStateMachine):
             assert tally.held == 0
 
 
+def _gone_of(names: Iterable[str]) -> Callable[[Rows], set[str]]:
+    def work(rows: Rows) -> set[str]:
+        found = {name: rows.router(name) for name in names}
+        return {name for name, each in found.items() if each is not None and each.gone}
+
+    return work
+
+
 def _sequence(rows: Rows, name: str) -> int:
     router = rows.router(name)
     return router.sequence if router else 0
-
-
-def _gone(rows: Rows, name: str) -> bool:
-    router = rows.router(name)
-    return router is not None and router.gone

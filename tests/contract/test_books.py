@@ -1,7 +1,8 @@
 """SQLite and PostgreSQL keep the books as memory does: nothing is lost, nothing happens twice."""
 
 import asyncio
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Callable, Coroutine
+from functools import partial
 from typing import Any, TypeVar
 
 import pytest
@@ -80,11 +81,12 @@ def _emptied(connection: Connection) -> None:
 
 @pytest.mark.usefixtures("database")
 def test_no_hard_budget_is_overspent(database_url: str) -> None:
-    run_state_machine_as_test(lambda: SpendingInSql(database_url), settings=FEW)
+    machine: Any = partial(SpendingInSql, database_url)
+    run_state_machine_as_test(machine, settings=FEW)
 
 
 @pytest.fixture
-def books(database: Database) -> Iterator[Books]:
+def books(database: Database) -> Books:
     return Books(database)
 
 

@@ -181,8 +181,20 @@ class _Tenants(TenantServiceServicer):
 
 
 class _Ledger(LedgerServiceServicer):
+    """To operators alone."""
+
     def __init__(self, script: Script) -> None:
         self._script = script
+
+    def Lease(
+        self, request_iterator: Iterator[ledger.LeaseRequest], context: grpc.ServicerContext
+    ) -> Iterator[ledger.LeaseResponse]:
+        raise NotImplementedError
+
+    def Settle(
+        self, request_iterator: Iterator[ledger.SettleRequest], context: grpc.ServicerContext
+    ) -> Iterator[ledger.SettleResponse]:
+        raise NotImplementedError
 
     def ListBudgets(
         self, request: ledger.ListBudgetsRequest, context: grpc.ServicerContext

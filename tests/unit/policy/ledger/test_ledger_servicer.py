@@ -386,7 +386,7 @@ def test_a_drain_ends_every_stream_in_good_order(tmp_path: Path) -> None:
             await say(settling, report())
             served.servicer.close()
             for each in (leasing, settling):
-                while await heard(each) is not grpc.aio.EOF:
+                while await heard(each):  # EOF is false
                     pass
             return [await each.code() for each in (leasing, settling)]
 

@@ -1,6 +1,7 @@
 """Windows follow each other without a gap, and begin where the calendar says."""
 
 from datetime import UTC, datetime
+from typing import Any
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -8,7 +9,7 @@ from hypothesis import strategies as st
 from services.policy.core.tenants import Window
 from services.policy.core.windows import end_unix_s, is_open, start_unix_s
 
-REPLACED = {
+REPLACED: dict[Window, dict[str, Any]] = {
     Window.MINUTE: {"second": 0},
     Window.HOUR: {"second": 0, "minute": 0},
     Window.DAY: {"second": 0, "minute": 0, "hour": 0},
