@@ -26,7 +26,7 @@ from services.policy.inbound.checking import PolicyServicer
 from services.policy.inbound.tenants import TenantServicer
 from services.policy.outbound.database import Database, DatabaseUnreachable, InvalidDatabase
 from services.policy.outbound.policy_file import PolicyFile, Stamp, policy_of
-from services.policy.outbound.reloading import follow
+from services.policy.outbound.reloading import follow, say_loaded
 from services.policy.served import Served
 
 ERRORS: ErrorTable = {
@@ -61,7 +61,7 @@ def main() -> int:
         print(f"can't use the policy in {config.file}:\n{error}", file=sys.stderr)
         return EX_CONFIG
     logs.configure("policy")
-    _log.info("policy.loaded", version=policy.version, tenants=len(policy.tenants))
+    say_loaded(policy)
     try:
         database.migrate()
         lifecycle.run(serve(config, Source(file, policy, stamp), database))

@@ -27,7 +27,7 @@ from services.router.core.pressure import degrading
 from services.router.core.requests import Decision
 from services.router.core.resuming import carried_on, may_break
 from services.router.core.saturation import Vacancies
-from services.router.core.tenants import Caller, Tenant, Tenants
+from services.router.core.tenants import Caller, Tenants
 from services.router.core.verdicts import Admitted, Hit, Reason, Refused, Verdict
 from services.router.inbound.answers import FAILED, Answer, let_go, refusal
 from services.router.inbound.asked import Asked, Question, asked
@@ -102,7 +102,8 @@ class Check:
 
     def _decide(self, asking: Asking, demand: Demand) -> Judged:
         mesh, tenant = self._mesh, asking.tenant
-        pool, remaining_s = self._pool(tenant, asking.now_s), asking.remaining_s
+        remaining_s = asking.remaining_s
+        pool = self._pool(asking.caller, demand, asking.now_s)
         # Nothing of the body stays alive while it waits.
         kept = demand if demand.repeatable is None else replace(demand, repeatable=None)
         corrected = mesh.experience.estimates.corrected(kept)
@@ -126,7 +127,7 @@ class Check:
         return self._line_up(asking, judged, climb, sight)
 
     def _consulted(self, asking: Asking, demand: Demand) -> Consulted:
-        wanted = Repeating(asking.question.method, demand, asking.tenant)
+        wanted = Repeating(asking.question.method, demand, asking.caller)
         mesh = self._mesh
         return mesh.caching.consult(wanted, asking.known.tenants, mesh.endpoints, asking.now_s)
 
@@ -160,7 +161,7 @@ class Check:
         placed = place(
             climb,
             tenant,
-            self._pool(tenant, now_s, self._mesh.line.flow.vacancies(waiting)),
+            self._pool(known.caller, climb.demand, now_s, self._mesh.line.flow.vacancies(waiting)),
             timeout_s=self._limits.of(workload_class, waiting.deadline_s - now_s),
             resumable=may_break(climb.demand, rules),
         )
@@ -168,8 +169,11 @@ class Check:
             return placed
         return carried_on(placed, climb.demand, rules)
 
-    def _pool(self, tenant: Tenant, now_s: float, vacancies: Vacancies = _NOT_LOOKED_AT) -> Pool:
-        return Pool(self._picker, now_s, self._mesh.salts.of(tenant), vacancies)
+    def _pool(
+        self, caller: Caller, demand: Demand, now_s: float, vacancies: Vacancies = _NOT_LOOKED_AT
+    ) -> Pool:
+        salt = self._mesh.salts.of(caller, class_of(demand, caller.tenant))
+        return Pool(self._picker, now_s, salt, vacancies)
 
     def _hold(self, request: Request, judged: Judged) -> Held:
         assert judged.waiting is not None, "what waits was offered"
@@ -197,7 +201,8 @@ class Check:
         assert caller is not None, "nobody unknown waits"
         assert climb is not None, "what waits was looked at"
         assert waiting is not None, "what waits was looked at"
-        pool, remaining_s = self._pool(caller.tenant, now_s), waiting.deadline_s - now_s
+        pool = self._pool(caller, climb.demand, now_s)
+        remaining_s = waiting.deadline_s - now_s
         return never(climb.demand, caller.tenant, pool, remaining_s=remaining_s)
 
     def _refuse(self, request: Request, judged: Judged, refused: Refused, now_s: float) -> Answer:
@@ -243,7 +248,8 @@ class Check:
             mesh.line.flow.sent(judged.waiting, slot.address, now_s)
         assert judged.caller is not None, "nobody unknown is admitted"
         tenant = judged.caller.tenant
-        said = orders(decision, admitted, tenant, mesh.salts.of(tenant))
+        salt = mesh.salts.of(judged.caller, admitted.workload_class)
+        said = orders(decision, admitted, tenant, salt)
         consulted = judged.consulted
         if admitted.degraded.taken:  # another answer than it would have had
             consulted = replace(consulted, key="")

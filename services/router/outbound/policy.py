@@ -95,10 +95,15 @@ def _word(response: pb.WatchTenantsResponse, *, again: bool) -> PolicyWord:
         for each in response.classes
         if each.workload_class in WORKLOAD_CLASSES
     }
-    return PolicyWord(response.version, tuple(_tenant(each) for each in known), classes)
+    pools = {
+        WORKLOAD_CLASSES[each.workload_class]: each.pool
+        for each in response.classes
+        if each.workload_class in WORKLOAD_CLASSES and each.pool
+    }
+    return PolicyWord(response.version, tuple(_tenant(each, pools) for each in known), classes)
 
 
-def _tenant(tenant: pb.Tenant) -> Tenant:
+def _tenant(tenant: pb.Tenant, class_pools: Mapping[WorkloadClass, str]) -> Tenant:
     return Tenant(
         id=tenant.id,
         spiffe_ids=tuple(tenant.spiffe_ids),
@@ -112,6 +117,7 @@ def _tenant(tenant: pb.Tenant) -> Tenant:
         max_output_tokens=tenant.max_output_tokens,
         weight=max(1, tenant.weight),
         pool=tenant.pool,
+        class_pools=class_pools,
     )
 
 
