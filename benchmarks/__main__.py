@@ -3,7 +3,17 @@
 import os
 import sys
 
-from benchmarks import chaos, decide, endurance, fairness, hedging, overhead, overload, prefix
+from benchmarks import (
+    chaos,
+    decide,
+    endurance,
+    fairness,
+    hedging,
+    isolation,
+    overhead,
+    overload,
+    prefix,
+)
 
 BENCHMARKS = {
     "overhead": overhead.main,
@@ -11,6 +21,7 @@ BENCHMARKS = {
     "fairness": fairness.main,
     "prefix": prefix.main,
     "overload": overload.main,
+    "isolation": isolation.main,
     "decide": decide.main,
     "chaos": chaos.main,
     "load": endurance.load,

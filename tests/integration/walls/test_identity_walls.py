@@ -159,7 +159,7 @@ def _codes(
 
 
 def _code(channel: grpc.Channel, method: str) -> grpc.StatusCode:
-    call = channel.unary_stream(method, None, None)
+    call: Any = channel.unary_stream(method, None, None)
     try:
         next(call(b"", timeout=10))
     except grpc.RpcError as error:
