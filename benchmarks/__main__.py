@@ -4,6 +4,7 @@ import os
 import sys
 
 from benchmarks import (
+    budget_race,
     chaos,
     decide,
     endurance,
@@ -24,6 +25,7 @@ BENCHMARKS = {
     "isolation": isolation.main,
     "decide": decide.main,
     "chaos": chaos.main,
+    "budget_race": budget_race.main,
     "load": endurance.load,
     "soak": endurance.soak,
 }

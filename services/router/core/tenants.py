@@ -1,11 +1,12 @@
 """Who may do what: one snapshot of the policy, indexed by identity. Who is not in it is denied."""
 
 import hashlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import TypeVar
 
+from services.router.core.budgets import NO_PRICES, Account, Budget, Prices, window_start
 from services.router.core.demands import WorkloadClass
 from services.router.core.rungs import Rung
 from services.router.core.value import value
@@ -39,6 +40,7 @@ class Tenant:
     weight: int = 1  # share of the mesh beside other tenants that wait
     pool: str = ""  # its own: only endpoints of this pool; empty: it has none
     class_pools: Mapping[WorkloadClass, str] = field(default_factory=dict)  # where a class has one
+    budgets: Sequence[Budget] = ()
 
     def pool_for(self, workload_class: WorkloadClass) -> str:
         """The boundary of its requests of a class: its own pool, else the class's, else the shared
@@ -47,6 +49,12 @@ class Tenant:
 
     def may_use(self, model: str) -> bool:
         return model in self.models or _ANY in self.models
+
+    def accounts(self, workload: str, unix_s: float) -> Iterator[Account]:
+        """What a request of that workload counts in, at that time."""
+        for each in self.budgets:
+            if not each.workload or each.workload == workload:
+                yield each.name, window_start(each.window, unix_s)
 
 
 @value
@@ -72,8 +80,11 @@ class Tenants:
         version: str,
         tenants: Iterable[Tenant],
         classes: Mapping[WorkloadClass, ClassRules] = MappingProxyType({}),
+        *,
+        prices: Prices = NO_PRICES,
     ) -> None:
         self.version = version
+        self.prices = prices
         self._classes = classes
         self.has_ladders = any(each.ladder for each in classes.values())
         self._by_id: dict[str, Tenant] = {}
