@@ -99,11 +99,22 @@ class FileJournal:
         while True:
             await asyncio.sleep(_LOOK_EVERY_S)
             if self._failing:
-                self._mend()
+                self.mend()
             if self._file.last != written:
                 written = self._file.last
                 await asyncio.to_thread(self._file.move)
                 self._file.move_long()
+
+    def mend(self) -> None:
+        """Writes what could not be written, if it can be now."""
+        with suppress(JournalUnwritable):
+            self._file.touch()
+            while self._unwritten:
+                self._write(*self._unwritten[0])
+                self._unwritten.popleft()
+            if self._file.attempts < self._most_attempts:
+                self._failing = False
+                _log.info("journal.writable")
 
     def begin(self, entry: "_Entry", prompt_tokens: int) -> bool:
         """Whether it is written down. Raises JournalUnwritable, AttemptNotCovered."""
@@ -149,16 +160,6 @@ class FileJournal:
         if not self._failing:
             _log.error("journal.unwritable", problem=str(error), attempts=self._file.attempts)
         self._failing = True
-
-    def _mend(self) -> None:
-        with suppress(JournalUnwritable):
-            self._file.touch()
-            while self._unwritten:
-                self._write(*self._unwritten[0])
-                self._unwritten.popleft()
-            if self._file.attempts < self._most_attempts:
-                self._failing = False
-                _log.info("journal.writable")
 
     def _recover(self) -> None:
         begun = self._file.begun()

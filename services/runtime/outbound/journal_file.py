@@ -7,9 +7,10 @@ one in some thousands: the log is moved into the file from a thread of its own. 
 
 import fcntl
 import sqlite3
+import threading
 import uuid
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 
 from services.runtime.core.journal import JournalUnwritable
@@ -48,17 +49,21 @@ class JournalFile:
     def __init__(self, path: Path) -> None:
         """Raises JournalUnusable."""
         self.path = path
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            self._lock = path.with_name(f"{path.name}.lock").open("w")
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            self._open()
-        except (OSError, sqlite3.Error, JournalUnwritable) as error:
-            raise JournalUnusable(f"can't use the journal {path}: {error}") from error
+        self._in_use = threading.Lock()  # guards the mover, which a thread may still use at the end
+        with ExitStack() as opened:
+            try:
+                self._open(opened)
+            except (OSError, sqlite3.Error) as error:
+                raise JournalUnusable(f"can't use the journal {path}: {error}") from error
+            self._opened = opened.pop_all()
 
-    def _open(self) -> None:
-        self._db = sqlite3.connect(self.path, isolation_level=None)
-        self._mover = sqlite3.connect(self.path, isolation_level=None, check_same_thread=False)
+    def _open(self, opened: ExitStack) -> None:
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        lock = opened.enter_context(self.path.with_name(f"{self.path.name}.lock").open("w"))
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        self._db = opened.enter_context(closing(sqlite3.connect(self.path, isolation_level=None)))
+        moving = sqlite3.connect(self.path, isolation_level=None, check_same_thread=False)
+        self._mover = opened.enter_context(closing(moving))
         for each in (self._db, self._mover):
             each.execute("PRAGMA journal_mode = WAL")
             each.execute("PRAGMA synchronous = NORMAL")
@@ -133,7 +138,7 @@ class JournalFile:
     def move(self) -> None:
         """What is in the log into the file; waits for the disk, so from a thread. Never fails:
         what can't be moved stays in the log."""
-        with self._moving():
+        with self._in_use, self._moving():
             self._mover.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
 
     def move_long(self) -> None:
@@ -144,9 +149,8 @@ class JournalFile:
                 self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
 
     def close(self) -> None:
-        self._mover.close()
-        self._db.close()
-        self._lock.close()
+        with self._in_use:
+            self._opened.close()
 
     @contextmanager
     def _written(self) -> Iterator[None]:
