@@ -29,7 +29,7 @@ class Books:
     spent: dict[tuple[str, int], int] = field(default_factory=dict)
     told_until: dict[str, float] = field(default_factory=dict)
     gaps: list[tuple[int, int]] = field(default_factory=list)  # expected, came
-    changed: asyncio.Condition = field(default_factory=asyncio.Condition)
+    changed: asyncio.Event = field(default_factory=asyncio.Event)
 
     def book(self, request: pb.SettleRequest) -> int:
         for each in request.attempts:
@@ -53,8 +53,10 @@ class Books:
             self.spent[key] = self.spent.get(key, 0) + charge.units
 
     async def until(self, condition: Callable[["Books"], bool]) -> None:
-        async with asyncio.timeout(PATIENCE_S), self.changed:
-            await self.changed.wait_for(lambda: condition(self))
+        async with asyncio.timeout(PATIENCE_S):
+            while not condition(self):
+                self.changed.clear()
+                await self.changed.wait()
 
     async def of(self, number: int) -> list[pb.AttemptUsage]:
         await self.until(lambda books: len(books.attempts) >= number)
@@ -86,8 +88,7 @@ class Ledger(LedgerServiceServicer):
         async for each in request:
             self.requests.append(each)
             sequence = self.books.book(each)
-            async with self.books.changed:
-                self.books.changed.notify_all()
+            self.books.changed.set()
             if self.faults.forgets:
                 self.faults.forgets -= 1
                 await context.abort(grpc.StatusCode.UNAVAILABLE, "the answer is lost")

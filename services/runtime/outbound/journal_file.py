@@ -84,14 +84,15 @@ class JournalFile:
 
     def begin(self, reservation: str, attempt: int, told: bytes) -> None:
         """`told`: what its end is if we die. Raises AttemptNotCovered: it is here already."""
-        with self._written():
-            try:
-                added = self._db.execute(_BEGIN, (reservation, attempt, told)).rowcount
-            except sqlite3.IntegrityError:
-                added = 0
-            if not added:
-                raise AttemptNotCovered(f"attempt {attempt} of this request was here before")
-            self.attempts += 1
+        try:
+            added = self._db.execute(_BEGIN, (reservation, attempt, told)).rowcount
+        except sqlite3.IntegrityError:
+            added = 0
+        except sqlite3.Error as error:
+            raise _unwritable(error) from error
+        if not added:
+            raise AttemptNotCovered(f"attempt {attempt} of this request was here before")
+        self.attempts += 1
 
     def end(self, reservation: str, attempt: int, told: bytes) -> None:
         key = (reservation, attempt)
@@ -160,7 +161,7 @@ class JournalFile:
             yield
             self._db.execute("COMMIT")
         except sqlite3.Error as error:
-            raise JournalUnwritable(f"the journal can't be written: {error}") from error
+            raise _unwritable(error) from error
         finally:
             if self._db.in_transaction:
                 self._db.execute("ROLLBACK")
@@ -178,3 +179,7 @@ class JournalFile:
             yield
         except sqlite3.Error:
             return
+
+
+def _unwritable(error: sqlite3.Error) -> JournalUnwritable:
+    return JournalUnwritable(f"the journal can't be written: {error}")

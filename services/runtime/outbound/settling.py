@@ -2,7 +2,6 @@
 
 import asyncio
 import random
-from collections.abc import AsyncGenerator
 from contextlib import suppress
 from typing import Any, NoReturn
 
@@ -37,36 +36,33 @@ class Reporter:
             await asyncio.sleep(_GATHER_S)
 
     async def _once(self) -> None:
-        answered = asyncio.Event()
         async with channel(self._address, self._tls, server="policy") as opened:
             stub: Any = LedgerServiceStub(opened)  # grpc-stubs types only the synchronous one
-            call = stub.Settle(self._requests(answered))
-            responses = aiter(call)
+            call = stub.Settle()
             try:
-                while True:
+                while not call.done():
+                    self._journal.changed.clear()
+                    request = self._request()
                     async with asyncio.timeout(_ANSWER_WITHIN_S):
-                        response = await anext(responses, None)
-                    if response is None:
-                        return
+                        await call.write(request)
+                        response = await call.read()
+                    if not isinstance(response, pb.SettleResponse):
+                        return  # the stream has ended
                     self._journal.booked(response.sequence)
-                    answered.set()
+                    if len(request.attempts) < _MOST_ATTEMPTS:
+                        await self._pause()
+                await call.read()  # raises what ended it
             finally:
                 call.cancel()  # a no-op once the stream has ended
 
-    async def _requests(self, answered: asyncio.Event) -> AsyncGenerator[pb.SettleRequest, None]:
-        while True:
-            self._journal.changed.clear()
-            attempts, until = self._journal.report(at_most=_MOST_ATTEMPTS)
-            answered.clear()
-            yield pb.SettleRequest(
-                journal=self._journal.id,
-                endpoint=self._endpoint,
-                attempts=attempts,
-                told_until=until,
-            )
-            await answered.wait()
-            if len(attempts) < _MOST_ATTEMPTS:
-                await self._pause()
+    def _request(self) -> pb.SettleRequest:
+        attempts, until = self._journal.report(at_most=_MOST_ATTEMPTS)
+        return pb.SettleRequest(
+            journal=self._journal.id,
+            endpoint=self._endpoint,
+            attempts=attempts,
+            told_until=until,
+        )
 
     async def _pause(self) -> None:
         with suppress(TimeoutError):

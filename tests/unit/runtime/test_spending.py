@@ -1,7 +1,9 @@
 """A reservation bounds what is written, and every attempt is written down once: over real gRPC."""
 
 import asyncio
+import random
 from collections.abc import AsyncIterable, Awaitable, Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
@@ -35,6 +37,7 @@ T = TypeVar("T")
 class Scene:
     stubs: Stubs
     journal: FileJournal
+    runtime: Runtime
 
 
 PATIENCE_S = 10.0
@@ -56,7 +59,7 @@ def against(
                 running(folder, SimulatedEngine(BEHAVIOUR), journal=journal) as runtime,
                 runtime.called_by("gateway") as stubs,
             ):
-                result = await body(Scene(stubs, journal))
+                result = await body(Scene(stubs, journal, runtime))
                 await idle(runtime)
                 return result
 
@@ -236,6 +239,54 @@ def test_who_leaves_is_charged_what_was_used(tmp_path: Path) -> None:
     assert end.output_tokens >= tokens
     assert end.charges[0].units == end.prompt_tokens + end.output_tokens
     assert not end.presumed
+
+
+def test_who_leaves_before_the_first_token_is_charged_once(tmp_path: Path) -> None:
+    async def body(scene: Scene) -> list[ledger_pb.AttemptUsage]:
+        call = scene.stubs.inference.Generate(LONG, metadata=charged())
+        engine = scene.runtime.serving.engine
+        async with asyncio.timeout(PATIENCE_S):
+            while not engine.state().running:  # noqa: ASYNC110 - it can only be asked
+                await asyncio.sleep(0)
+        call.cancel()
+        await idle(scene.runtime)
+        return await told(scene.journal)
+
+    (end,) = against(tmp_path, body)
+
+    assert end.charges[0].units == PROMPT_TOKENS + end.output_tokens
+
+
+def test_under_any_interleaving_each_attempt_ends_once_within_its_reservation(
+    tmp_path: Path,
+) -> None:
+    reserved, chance = 40, random.Random(5)  # noqa: S311 - a test's own
+
+    async def one(scene: Scene, number: int, read: int) -> int:
+        """Tokens that came until it left or was cut."""
+        metadata = charged(charge(reserved=reserved), reservation=f"r.{number}")
+        call = scene.stubs.inference.Generate(LONG, metadata=metadata)
+        events: list[pb.GenerateResponse] = []
+        with suppress(grpc.aio.AioRpcError):
+            while len(events) < read:
+                events.append(await call.read())
+        call.cancel()
+        return sum(each.delta.tokens for each in events)
+
+    async def body(scene: Scene) -> tuple[list[int], list[ledger_pb.AttemptUsage]]:
+        async with asyncio.TaskGroup() as tasks:
+            running = [
+                tasks.create_task(one(scene, number, chance.choice((1, 5, 20, 100))))
+                for number in range(60)
+            ]
+        return [each.result() for each in running], await told(scene.journal, 60)
+
+    came, ended = against(tmp_path, body)
+
+    by_request = {each.reservation: each for each in ended}
+    assert len(by_request) == len(ended) == 60
+    assert all(each.charges[0].units <= reserved for each in ended)
+    assert all(by_request[f"r.{at}"].output_tokens >= tokens for at, tokens in enumerate(came))
 
 
 def test_what_the_engine_refuses_has_used_nothing(tmp_path: Path) -> None:
