@@ -125,9 +125,3 @@ def test_an_attempt_counts_once_under_whichever_number(
     assert said == [1, 2]
     assert asyncio.run(place.spent()) == 10
 
-
-def test_numbers_may_begin_anew_above_what_it_has(place: Place, identities: Identities) -> None:
-    """A machine that lost its power has lost ends that are booked here."""
-    settled(place, identities, [ended(1, "r.1"), ended(2, "r.2")])
-
-    assert settled(place, identities, [], [ended(3, "r.3")]) == [2, 3]
