@@ -1,6 +1,6 @@
 """What every ledger must do for the runtimes that report to it: LedgerService.Settle, by its wire.
 
-A ledger is the fake's today; the real one joins by another `place`.
+The fake and policy's own pass the same.
 """
 
 import asyncio
@@ -10,15 +10,25 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import pytest
+from google.protobuf.timestamp_pb2 import Timestamp
 
 from evenflow.policy.v1 import ledger_service_pb2 as pb
 from evenflow.policy.v1.ledger_service_pb2_grpc import LedgerServiceStub
+from services.chassis.environ import address
 from services.chassis.identity import channel
+from services.policy.core.ledger import Account
+from services.policy.core.tenants import Policy
+from services.policy.inbound import ledger
+from services.policy.inbound.ledger import LedgerServicer
+from services.policy.main import build_server
+from services.policy.outbound.books import Books as RealBooks
+from services.policy.outbound.database import Database
 from tests.fakes.ledger import Books, Ledger, listening
 from tests.identities import Identities
 
 WITHIN_S = 10.0
 BUDGET = "acme/tokens"
+POLICY = Policy("v1", [], (), "USD")
 
 
 class Place(Protocol):
@@ -43,14 +53,49 @@ class FakePlace:
         return sum(self._books.spent.values())
 
 
+class PolicyPlace:
+    """The real one, on SQLite."""
+
+    def __init__(self, identities: Identities, folder: Path) -> None:
+        self._identities = identities
+        self._url = f"sqlite:///{folder}/policy.db"
+
+    @asynccontextmanager
+    async def started(self) -> AsyncIterator[str]:
+        async with self._books() as books:
+            servicer = LedgerServicer(books, POLICY, now_unix_s=lambda: 1e9, heartbeat_s=5.0)
+            tls = self._identities.service("policy")
+            server = build_server([ledger.served(servicer)], tls)
+            port = server.listen(address("127.0.0.1:0"), tls)
+            await server.grpc.start()
+            yield f"127.0.0.1:{port}"
+            await server.grpc.stop(None)
+
+    async def spent(self) -> int:
+        async with self._books() as books:
+            tally = await books.tallies([Account(BUDGET, 0)])
+            return sum(each.spent for each in tally.values())
+
+    @asynccontextmanager
+    async def _books(self) -> AsyncIterator[RealBooks]:
+        database = Database(self._url)
+        try:
+            await asyncio.to_thread(database.migrate)
+            yield RealBooks(database)
+        finally:
+            database.close()
+
+
 @pytest.fixture
 def identities(tmp_path: Path) -> Identities:
     return Identities(tmp_path)
 
 
-@pytest.fixture(params=["fake"])
-def place(identities: Identities) -> Place:
-    return FakePlace(identities)
+@pytest.fixture(params=["fake", "policy"])
+def place(request: pytest.FixtureRequest, identities: Identities, tmp_path: Path) -> Place:
+    if request.param == "fake":
+        return FakePlace(identities)
+    return PolicyPlace(identities, tmp_path)
 
 
 def ended(sequence: int, reservation: str, *, units: int = 10) -> pb.AttemptUsage:
@@ -83,9 +128,10 @@ async def _settled(
         call = stub.Settle(timeout=WITHIN_S)
         said = []
         for attempts in requests:
-            await call.write(
-                pb.SettleRequest(journal="j-1", endpoint="127.0.0.1:9101", attempts=attempts)
+            request = pb.SettleRequest(
+                journal="j-1", endpoint="127.0.0.1:9101", attempts=attempts, told_until=Timestamp()
             )
+            await call.write(request)
             said.append((await call.read()).sequence)
         call.cancel()
     return said
@@ -124,4 +170,3 @@ def test_an_attempt_counts_once_under_whichever_number(
 
     assert said == [1, 2]
     assert asyncio.run(place.spent()) == 10
-

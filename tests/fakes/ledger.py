@@ -40,8 +40,10 @@ class Books:
                 self.gaps.append((last + 1, each.sequence))
             self.sequences[request.journal] = each.sequence
             self._count(each)
-        if request.HasField("told_until"):
-            self.told_until[request.journal] = request.told_until.ToMicroseconds() / 1e6
+        until = request.told_until.ToMicroseconds() / 1e6
+        if until:  # 0: it has more to say
+            before = self.told_until.get(request.journal, 0.0)
+            self.told_until[request.journal] = max(before, until)
         return self.sequences.setdefault(request.journal, 0)
 
     def _count(self, attempt: pb.AttemptUsage) -> None:
@@ -109,6 +111,12 @@ class Ledger(LedgerServiceServicer):
     ) -> pb.ListBudgetsResponse:
         """Nor this."""
         return pb.ListBudgetsResponse()
+
+    async def ForgetRuntime(  # noqa: N802 - the name is the proto's
+        self, request: pb.ForgetRuntimeRequest, context: grpc.aio.ServicerContext
+    ) -> pb.ForgetRuntimeResponse:
+        """Nor this."""
+        return pb.ForgetRuntimeResponse()
 
 
 @asynccontextmanager

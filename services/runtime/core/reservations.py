@@ -7,7 +7,7 @@ it uses of a hard account is never above that.
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-MOST_UNITS = (1 << 63) - 1  # that the ledger's numbers hold
+MOST_UNITS = 10**16  # that the ledger takes of one attempt; far above any budget
 
 
 class AttemptNotCovered(Exception):
@@ -75,7 +75,7 @@ class Reservation:
 
     def check(self, attempt: int) -> None:
         """Raises AttemptNotCovered. `attempt`: from 1."""
-        if attempt > self.covered:
+        if not 1 <= attempt <= self.covered:
             message = f"attempt {attempt} of a request that is paid for {self.covered}"
             raise AttemptNotCovered(message)
 

@@ -8,10 +8,10 @@ from services.runtime.core.reservations import MOST_UNITS, Account, Reservation
 
 _RESERVATION = "x-evenflow-reservation"  # <router instance>.<n>/<attempts covered>
 _CHARGES = "x-evenflow-charges"
-_NAMED = re.compile(r"([!-.0-~]{1,200})/(\d{1,9})", re.ASCII)
+_NAMED = re.compile(r"([!-.0-~]{1,180}\.\d{1,19})/(\d{1,9})", re.ASCII)
 # <tenant>/<budget>@<window start>=<reserved>:<prompt rate>:<cached>:<output>:<1 hard, 0 soft>
 _CHARGE = re.compile(
-    r"([^\s,@=/]+/[^\s,@=]+)@(\d{1,19})=" + r"(\d{1,19}):" * 4 + "([01])", re.ASCII
+    r"(?=[^@]{,200}@)([^\s,@=/]+/[^\s,@=]+)@(\d{1,19})=" + r"(\d{1,19}):" * 4 + "([01])", re.ASCII
 )
 _MOST_ACCOUNTS = 64
 

@@ -64,18 +64,19 @@ class FileJournal:
         self._open[entry] = self._now_unix_s()
         return entry
 
-    def report(self, *, at_most: int) -> tuple[Sequence[pb.AttemptUsage], Timestamp | None]:
-        """The oldest that are not booked, and, if these are all, the time before which whatever
-        came has ended. Nothing until policy has spoken: it may know more of us than we do."""
+    def report(self, *, at_most: int) -> tuple[Sequence[pb.AttemptUsage], Timestamp]:
+        """The oldest that are not booked, and the time before which whatever came has ended and is
+        among them; 0 where there are more. Nothing until policy has spoken: it may know more of us
+        than we do."""
         if self._kept is not None:
-            return (), None
+            return (), Timestamp()
         try:
             rows = self._file.ends(at_most=at_most)
         except JournalUnwritable as error:
             self._fails(error)
-            return (), None
+            return (), Timestamp()
         until = min(self._now_unix_s(), *self._open.values(), _NEVER)
-        return [_numbered(*row) for row in rows], _timestamp(until) if len(rows) < at_most else None
+        return [_numbered(*row) for row in rows], _timestamp(until if len(rows) < at_most else 0.0)
 
     def booked(self, sequence: int) -> None:
         """What policy said."""

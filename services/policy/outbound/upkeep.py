@@ -1,0 +1,48 @@
+"""Keeps the ledger tidy: gives up what routers that are gone held, forgets what is too old."""
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import NoReturn
+
+import structlog
+
+from services.policy.outbound.books import Books
+from services.policy.outbound.database import DatabaseUnreachable
+
+_RELEASE_EVERY_S = 5.0
+_PRUNE_EVERY_S = 3_600.0
+
+_log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Upkeep:
+    longest_request_s: float
+    keep_s: float  # how long attempts are remembered
+
+
+async def keep_up(books: Books, upkeep: Upkeep, now_unix_s: Callable[[], float]) -> NoReturn:
+    """Ends by cancellation alone: without the database it tries again."""
+    pruned_at_s, clock = float("-inf"), asyncio.get_running_loop().time
+    while True:
+        try:
+            await release(books, upkeep, now_unix_s())
+            if clock() - pruned_at_s >= _PRUNE_EVERY_S:
+                pruned = await books.prune(now_unix_s() - upkeep.keep_s)
+                pruned_at_s = clock()
+                _log.info("attempts.pruned", attempts=pruned)
+        except DatabaseUnreachable as error:
+            _log.warning("upkeep.failed", why=str(error))
+        await asyncio.sleep(_RELEASE_EVERY_S)
+
+
+async def release(books: Books, upkeep: Upkeep, now_unix_s: float) -> None:
+    """A line for each router that had something left."""
+    released = await books.release(
+        longest_request_s=upkeep.longest_request_s, now_unix_s=now_unix_s
+    )
+    for router, held in released.items():
+        if held:
+            units = {f"{each.budget}@{each.window_start_unix_s}": held[each] for each in held}
+            _log.warning("holdings.released", router=router, units=units)
