@@ -65,6 +65,10 @@ class Books:
             )
         )
 
+    async def answer(self) -> None:
+        """Returns if the database does."""
+        await self._database.run(lambda connection: connection.execute(select(1)).scalar_one())
+
     async def prune(self, before_unix_s: float) -> int:
         """Forgets attempts booked before, how many; and what of theirs is over."""
         return await self._database.run(lambda connection: _prune(connection, before_unix_s))

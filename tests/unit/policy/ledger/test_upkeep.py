@@ -1,91 +1,74 @@
-"""What routers that are gone held is given up, and said; without the database it is tried again."""
+"""What routers that are gone held is given up, but never because policy itself was away."""
 
 import asyncio
-from contextlib import suppress
-from pathlib import Path
-from typing import Any
+from collections.abc import Mapping
 
-import grpc
-from structlog.testing import capture_logs
+import pytest
 
-from evenflow.policy.v1.ledger_service_pb2_grpc import LedgerServiceStub
-from services.chassis.environ import address
-from services.chassis.identity import channel
-from services.policy.core.booking import Lease
 from services.policy.core.ledger import Account
-from services.policy.core.settling import Report
-from services.policy.inbound import ledger
-from services.policy.inbound.ledger import LedgerServicer
-from services.policy.main import build_server
-from services.policy.outbound.books import Books
-from services.policy.outbound.database import Database
-from services.policy.outbound.upkeep import Upkeep, keep_up, release
-from tests.identities import Identities
-from tests.unit.policy.ledger.test_ledger_servicer import DAILY, NOW, POLICY, asks, ending_of
+from services.policy.outbound.database import DatabaseUnreachable
+from services.policy.outbound.upkeep import RECOVERED_S, RELEASE_EVERY_S, Upkeep, keep_up
+from tests import virtual_time
 
-UPKEEP = Upkeep(longest_request_s=60.0, keep_s=100.0)
-NOWHERE = "postgresql+psycopg://nobody@127.0.0.1:1/none"
+UPKEEP = Upkeep(longest_request_s=10.0, keep_s=1000.0)
 
 
-def test_what_is_given_up_is_said_by_router_and_account(tmp_path: Path) -> None:
-    database = Database(f"sqlite:///{tmp_path}/policy.db")
-    database.migrate()
-    books = Books(database)
-    account, later = Account("acme/daily", 1_799_971_200), NOW + 100.0
+class Books:
+    def __init__(self) -> None:
+        self.is_away = False
+        self.released_at_s: list[float] = []
+        self.pruned_before: list[float] = []
 
-    async def scenario() -> None:
-        for router in ("r1", "r2"):
-            wants = {account: 5} if router == "r1" else {}
-            asked = Lease(router=router, sequence=1, wants=wants, returns={})
-            await books.lease(asked, {"acme/daily": DAILY}, float(NOW))
-        told = Report(journal="j1", endpoint="a:1", told_until_unix_s=later)
-        await books.settle(told, later)
-        await release(books, UPKEEP, later)
+    async def answer(self) -> None:
+        if self.is_away:
+            raise DatabaseUnreachable
 
-    with capture_logs() as lines:
-        asyncio.run(scenario())
+    async def release(
+        self, *, longest_request_s: float, now_unix_s: float
+    ) -> Mapping[str, Mapping[Account, int]]:
+        assert longest_request_s == UPKEEP.longest_request_s
+        self.released_at_s.append(asyncio.get_running_loop().time())
+        return {"r1": {Account("acme/day", 0): 5}, "r2": {}}
 
-    database.close()
-    (line,) = lines
-    assert (line["event"], line["router"]) == ("holdings.released", "r1")
-    assert line["units"] == {"acme/daily@1799971200": 5}
+    async def prune(self, before_unix_s: float) -> int:
+        self.pruned_before.append(before_unix_s)
+        return 0
 
 
-def test_without_the_database_it_is_tried_again() -> None:
-    database = Database(NOWHERE)
+def kept_up(for_s: float, *, away: tuple[float, float] | None = None) -> Books:
+    books = Books()
 
     async def scenario() -> None:
-        with suppress(TimeoutError):
-            async with asyncio.timeout(1):
-                await keep_up(Books(database), UPKEEP, lambda: float(NOW))
-
-    with capture_logs() as lines:
-        asyncio.run(scenario())
-
-    database.close()
-    assert [each["event"] for each in lines] == ["upkeep.failed"]
-
-
-def test_without_the_database_streams_end_with_their_reason(tmp_path: Path) -> None:
-    identities, database = Identities(tmp_path), Database(NOWHERE)
-    tls = identities.service("policy")
-
-    async def scenario() -> tuple[grpc.StatusCode, str]:
-        servicer = LedgerServicer(
-            Books(database), POLICY, now_unix_s=lambda: float(NOW), heartbeat_s=5.0
+        now_s = asyncio.get_running_loop().time
+        task = asyncio.get_running_loop().create_task(
+            keep_up(books, UPKEEP, lambda: 2000.0 + now_s())
         )
-        server = build_server([ledger.served(servicer)], tls)
-        port = server.listen(address("127.0.0.1:0"), tls)
-        await server.grpc.start()
-        router = identities.service("router")
-        async with channel(f"127.0.0.1:{port}", router, server="policy") as made:
-            stub: Any = LedgerServiceStub(made)
-            leasing = stub.Lease()
-            await leasing.write(asks(1, 5))
-            code, _ = await ending_of(leasing)
-            reason = dict(await leasing.trailing_metadata())["x-evenflow-reason"]
-        await server.grpc.stop(None)
-        return code, reason
+        while now_s() < for_s:
+            books.is_away = away is not None and away[0] <= now_s() < away[1]
+            await asyncio.sleep(1.0)
+        task.cancel()
 
-    assert asyncio.run(scenario()) == (grpc.StatusCode.UNAVAILABLE, "DATABASE_UNREACHABLE")
-    database.close()
+    virtual_time.run(scenario())
+    return books
+
+
+def test_nothing_is_released_until_routers_had_time_to_come_back() -> None:
+    books = kept_up(RECOVERED_S + 2 * RELEASE_EVERY_S)
+
+    assert books.released_at_s[0] >= RECOVERED_S
+    assert len(books.released_at_s) >= 2
+
+
+@pytest.mark.parametrize("back_at_s", [100.0, 200.0])
+def test_an_outage_of_the_database_begins_that_time_anew(back_at_s: float) -> None:
+    books = kept_up(back_at_s + RECOVERED_S + 20, away=(90.0, back_at_s))
+
+    after = [at for at in books.released_at_s if at > 90.0 + RELEASE_EVERY_S]
+    assert after[0] >= back_at_s + RECOVERED_S - RELEASE_EVERY_S
+
+
+def test_old_attempts_are_forgotten_once_an_hour() -> None:
+    books = kept_up(3700.0)
+
+    assert books.pruned_before[0] == 1000.0
+    assert len(books.pruned_before) == 2
