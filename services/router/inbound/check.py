@@ -27,8 +27,9 @@ from services.router.core.pressure import degrading
 from services.router.core.requests import Decision
 from services.router.core.resuming import carried_on, may_break
 from services.router.core.saturation import Vacancies
-from services.router.core.tenants import Caller, Tenant, Tenants
+from services.router.core.tenants import NO_LIMITS, Caller, Tenant, Tenants
 from services.router.core.verdicts import Admitted, Hit, Reason, Refused, Verdict
+from services.router.core.wishes import wish_of
 from services.router.inbound.answers import FAILED, Answer, let_go, refusal
 from services.router.inbound.asked import Asked, Question, asked
 from services.router.inbound.bodies import InvalidBody, demand_of
@@ -107,6 +108,7 @@ class Check:
         kept = demand if demand.repeatable is None else replace(demand, repeatable=None)
         corrected = mesh.experience.estimates.corrected(kept)
         refused = never(corrected, tenant, pool, remaining_s=remaining_s)
+        refused = refused or mesh.limiting.too_often(tenant, asking.now_s)
         if refused or demand.output is None:  # counting tokens takes no engine's place
             timeout_s = self._limits.of(class_of(demand, tenant), remaining_s)
             verdict = refused or place(Climb(corrected), tenant, pool, timeout_s=timeout_s)
@@ -141,6 +143,10 @@ class Check:
         """It goes, waits, or is refused for want of a place to wait."""
         waiting = sight.waiting(climb.demand)
         judged.climb, judged.waiting = climb, waiting
+        held_back = self._held_back(judged, asking.tenant, asking.now_s)
+        if held_back is not None:
+            judged.verdict = replace(held_back, degraded=climb.degraded)
+            return judged
         if sight.passes(climb.demand):
             judged.verdict = self._place(judged, asking.known, asking.now_s)
             return judged
@@ -198,7 +204,19 @@ class Check:
         assert climb is not None, "what waits was looked at"
         assert waiting is not None, "what waits was looked at"
         pool, remaining_s = self._pool(caller.tenant, now_s), waiting.deadline_s - now_s
-        return never(climb.demand, caller.tenant, pool, remaining_s=remaining_s)
+        refused = never(climb.demand, caller.tenant, pool, remaining_s=remaining_s)
+        return refused or self._held_back(judged, caller.tenant, now_s)
+
+    def _held_back(self, judged: Judged, tenant: Tenant, now_s: float) -> Refused | None:
+        """By its tenant's limits, for what it has let go already."""
+        judged.wish = None
+        if tenant.limits is NO_LIMITS:
+            return None
+        assert judged.climb is not None, "what needs a place was looked at"
+        demand = judged.climb.demand
+        kv_cache = self._picker.eligible(demand.model, tenant.pool).kv_cache
+        judged.wish = wish_of(demand, tenant, kv_cache)
+        return self._mesh.limiting.refused(judged.wish, now_s)
 
     def _refuse(self, request: Request, judged: Judged, refused: Refused, now_s: float) -> Answer:
         judged.verdict = refused
@@ -227,6 +245,8 @@ class Check:
         if judged.verdict is None:
             return let_go(identity(decision))
         if isinstance(judged.verdict, Hit):
+            assert judged.caller is not None, "nobody unknown is answered"
+            self._mesh.limiting.let_go(decision.request_id, judged.caller.tenant, None, now_s)
             promised = self._mesh.caching.promise(decision, judged.verdict, now_s)
             return let_go((*identity(decision), *promised))
         return refusal(judged.verdict, decision.request_id)
@@ -243,6 +263,7 @@ class Check:
             mesh.line.flow.sent(judged.waiting, slot.address, now_s)
         assert judged.caller is not None, "nobody unknown is admitted"
         tenant = judged.caller.tenant
+        mesh.limiting.let_go(decision.request_id, tenant, judged.wish, now_s)
         said = orders(decision, admitted, tenant, mesh.salts.of(tenant))
         consulted = judged.consulted
         if admitted.degraded.taken:  # another answer than it would have had

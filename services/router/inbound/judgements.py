@@ -18,6 +18,7 @@ from services.router.core.rungs import UNDEGRADED
 from services.router.core.tenants import Caller
 from services.router.core.value import value
 from services.router.core.verdicts import Admitted, Refused, Verdict
+from services.router.core.wishes import Wish
 from services.router.degradations import degradations_text
 from services.router.inbound.asked import Asked
 from services.router.inbound.caching import NOT_ASKED, Consulted
@@ -45,6 +46,7 @@ class Judged:
     queueing: Queueing | None = None  # None: it did not wait
     hedge: HedgePlan | NotHedged | None = None  # None: refused, or for the router
     consulted: Consulted = NOT_ASKED
+    wish: Wish | None = None  # of its tenant's limits; None: there are none, or it takes no place
 
 
 def decision_of(request: Request, judged: Judged, now_s: float) -> Decision:

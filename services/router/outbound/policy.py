@@ -13,9 +13,11 @@ from services.chassis.identity import TlsFiles, channel
 from services.router.classes import WORKLOAD_CLASSES
 from services.router.core.demands import WorkloadClass
 from services.router.core.tenants import (
+    NO_LIMITS,
     ApiKey,
     ClassRules,
     InvalidSnapshot,
+    Limits,
     PolicyView,
     Tenant,
     Tenants,
@@ -112,7 +114,18 @@ def _tenant(tenant: pb.Tenant) -> Tenant:
         max_output_tokens=tenant.max_output_tokens,
         weight=max(1, tenant.weight),
         pool=tenant.pool,
+        limits=_limits(tenant.limits) if tenant.HasField("limits") else NO_LIMITS,
     )
+
+
+def _limits(limits: pb.TenantLimits) -> Limits:
+    read = Limits(
+        requests_per_minute=limits.requests_per_minute,
+        tokens_per_minute=limits.tokens_per_minute,
+        concurrent_requests=limits.concurrent_requests,
+        kv_share=limits.kv_share,
+    )
+    return NO_LIMITS if read == NO_LIMITS else read
 
 
 def _rules(rules: pb.ClassRules) -> ClassRules:
