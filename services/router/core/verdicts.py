@@ -40,6 +40,9 @@ class Reason(Enum):
     TOKEN_RATE_LIMIT = "TOKEN_RATE_LIMIT"  # noqa: S105 - of a language model
     CONCURRENCY_LIMIT = "CONCURRENCY_LIMIT"
     KV_LIMIT = "KV_LIMIT"
+    BUDGET_EXHAUSTED = "BUDGET_EXHAUSTED"
+    LEDGER_UNREACHABLE = "LEDGER_UNREACHABLE"
+    MODEL_NOT_PRICED = "MODEL_NOT_PRICED"
 
 
 @value
@@ -59,6 +62,7 @@ class Admitted:
     )  # candidates not shown, by why
     prefix: Prefix = NO_PREFIX
     resumable: bool = False  # its stream may be carried on should it break
+    exact: bool = False  # the prompt's tokens were counted, not estimated
 
     @property
     def tokens(self) -> int:

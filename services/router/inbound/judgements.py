@@ -15,6 +15,7 @@ from services.router.core.ladder import Climb
 from services.router.core.queue import Waiting
 from services.router.core.requests import Decision
 from services.router.core.rungs import UNDEGRADED
+from services.router.core.spending import Lacking, Reservation
 from services.router.core.tenants import Caller
 from services.router.core.value import value
 from services.router.core.verdicts import Admitted, Refused, Verdict
@@ -47,6 +48,8 @@ class Judged:
     hedge: HedgePlan | NotHedged | None = None  # None: refused, or for the router
     consulted: Consulted = NOT_ASKED
     wish: Wish | None = None  # of its tenant's limits; None: there are none, or it takes no place
+    reservation: Reservation | None = None  # None: refused, or no budget counts it
+    lacking: Lacking | None = None  # it may be paid for once policy has answered
 
 
 def decision_of(request: Request, judged: Judged, now_s: float) -> Decision:

@@ -16,6 +16,7 @@ from services.router.core.outliers import Outliers
 from services.router.core.requests import Decision, Requests
 from services.router.core.saturation import Saturation
 from services.router.core.tenants import NO_LIMITS, CacheSalts, Limits, PolicyView
+from services.router.inbound.budgeting import Budgeting, no_budgeting
 from services.router.inbound.caching import Caching, no_caching
 from services.router.inbound.line import Line
 
@@ -33,6 +34,7 @@ class Mesh:
     hedging: Hedging = field(default_factory=lambda: Hedging(0.0))
     experience: Experience = field(default_factory=Experience)
     caching: Caching = field(default_factory=no_caching)
+    budgeting: Budgeting = field(default_factory=no_budgeting)
     limiting: Limiting = field(default_factory=Limiting)
 
     def __post_init__(self) -> None:
@@ -41,6 +43,7 @@ class Mesh:
         self.limiting.limits_of = self._limits_of
 
     def _freed(self, decision: Decision, ended: Ended | None) -> None:
+        self.budgeting.freed(decision, ended)
         self.line.freed(decision, ended)
         if decision.request_id in self.limiting:
             self.limiting.ended(decision.request_id, ended, asyncio.get_running_loop().time())
