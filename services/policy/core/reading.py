@@ -5,6 +5,7 @@ import re
 from services.policy.core import fields
 from services.policy.core.classes import read_classes
 from services.policy.core.fields import Notes
+from services.policy.core.limits import read_limits
 from services.policy.core.nodes import InvalidPolicy, Node, Problem, kind_of
 from services.policy.core.ownership import Ownership
 from services.policy.core.tenants import ApiKey, Policy, Tenant, WorkloadClass
@@ -12,7 +13,7 @@ from services.policy.core.tenants import ApiKey, Policy, Tenant, WorkloadClass
 _REQUIRED = ("id", "models", "workload_classes", "default_workload_class")
 _OPTIONAL = (
     *("spiffe_ids", "api_keys", "max_context_tokens", "max_output_tokens"),
-    *("weight", "pool"),
+    *("weight", "pool", "limits"),
 )
 _HIGHEST_WEIGHT = 100
 _KEY_FIELDS = ("id", "hash", "workload")
@@ -71,6 +72,7 @@ class _Reading:
         models = self._models(found.get("models"), f"{at}.models")
         classes, default = self._classes(found, at)
         context, output = self._limits(found, at)
+        limits = read_limits(found.get("limits"), f"{at}.limits", notes)
         if name is None or default is None:
             return None
         return Tenant(
@@ -86,6 +88,7 @@ class _Reading:
                 found.get("weight"), f"{at}.weight", notes, between=(1, _HIGHEST_WEIGHT)
             ),
             pool=self._pool(found.get("pool"), f"{at}.pool"),
+            limits=limits,
         )
 
     def _id(self, node: Node | None, at: str) -> str | None:
