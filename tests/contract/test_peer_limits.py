@@ -11,16 +11,17 @@ from evenflow.router.v1 import peer_service_pb2_grpc as pb_grpc
 from services.chassis.environ import Address
 from services.chassis.identity import TlsFiles
 from services.chassis.server import grpc_server
+from services.router.core.demands import Output
 from services.router.core.eligibility import KvCache
 from services.router.core.limit_words import LimitPeer
 from services.router.core.limits import Limiting
 from services.router.core.tenants import Limits
 from services.router.core.verdicts import Reason
-from services.router.core.wishes import Wish
+from services.router.core.wishes import wish_of
 from services.router.inbound import peers
 from services.router.outbound.peers import GrpcRouter, PeerFollower
 from tests.identities import Identities
-from tests.unit.router.values import SMALL, ended, tenant
+from tests.unit.router.values import demand, ended, tenant
 
 PATIENCE_S = 10.0
 LIMITS = Limits(requests_per_minute=10, tokens_per_minute=1000, concurrent_requests=4, kv_share=0.5)
@@ -40,8 +41,8 @@ class Router:
     def refused(self, tokens: int = 100) -> Reason | None:
         now_s = asyncio.get_running_loop().time()
         whose = tenant(limits=self.limits)
-        wish = Wish(whose, SMALL, 10, tokens - 10, "max_tokens", KV)
-        refused = self.limiting.refused(wish, now_s)
+        wish = wish_of(demand(output=Output(tokens - 10, "max_tokens")), whose, KV)
+        refused = self.limiting.too_often(whose, now_s) or self.limiting.refused(wish, now_s)
         if refused is not None:
             return refused.reason
         self._number += 1
@@ -163,7 +164,7 @@ def test_what_goes_before_they_hear_of_each_other_is_all_that_is_too_much(tmp_pa
 def test_a_router_that_was_started_again_hears_what_it_let_go_itself(tmp_path: Path) -> None:
     async def scenario() -> None:
         async with two(tmp_path) as (first, second):
-            assert [first.refused(10) for _ in range(4)] == [None] * 4
+            assert [first.refused(20) for _ in range(4)] == [None] * 4
             await second.until(lambda router: router.requests() == 4)
             tls = Identities(tmp_path / "again").service("router")
             again = Router("first, again")

@@ -52,7 +52,7 @@ def kv_limit(wish: Wish, wait_s: float | None) -> Refused:
         Reason.KV_LIMIT,
         f"tenant {tenant.id} may hold {most} KV blocks of this model at once,"
         f" prompt and output of this request may need {wish.blocks}",
-        _to_mend(wish, most * wish.kv_cache.block_tokens) if wait_s is None else None,
+        _to_mend(wish, most * wish.block_tokens) if wait_s is None else None,
         wait_s,
     )
 

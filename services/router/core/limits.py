@@ -79,7 +79,7 @@ class Limiting:
     def __init__(self) -> None:
         self.limits_of: Callable[[str], Limits] = lambda _: NO_LIMITS
         self.accounts: dict[str, Account] = {}
-        self.taken: OrderedDict[tuple[str, Lane], tuple[int, Taken]] = OrderedDict()  # with marks
+        self.taken: dict[tuple[str, Lane], tuple[int, Taken]] = {}  # with marks
         self.mark = 0  # of the last change of `taken`; the last changed comes last
         self._running: dict[str, Running] = {}
         self._over: OrderedDict[str, Running] = OrderedDict()
@@ -96,11 +96,10 @@ class Limiting:
         return request_rate(tenant, account.requests.wait_s(1, most, now_s))
 
     def refused(self, wish: Wish, now_s: float) -> Refused | None:
-        """Why it may not go now; what waiting would not change comes first."""
+        """For what it asks for; what waiting would not change comes first."""
         account = self.account(wish.tenant.id)
         return (
             _never(wish)
-            or self.too_often(wish.tenant, now_s)
             or _too_many_tokens(wish, account.tokens, now_s)
             or _too_many_at_once(wish, account, now_s)
             or _too_many_blocks(wish, account, now_s)
@@ -188,17 +187,17 @@ class Limiting:
     def _changed(self, tenant_id: str, lane: Lane) -> Taken:
         self.mark += 1
         key = (tenant_id, lane)
-        _, taken = self.taken.get(key) or (0, Taken())
+        known = self.taken.pop(key, None)
+        taken = Taken() if known is None else known[1]
         self.taken[key] = self.mark, taken
-        self.taken.move_to_end(key)
         return taken
 
 
 def _never(wish: Wish) -> Refused | None:
-    most_tokens = wish.tenant.limits.tokens_per_minute
-    if most_tokens and wish.tokens > most_tokens:
+    limits = wish.tenant.limits
+    if 0 < limits.tokens_per_minute < wish.tokens:
         return token_rate(wish, None)
-    return kv_limit(wish, None) if wish.counts_blocks and wish.blocks > wish.most_blocks else None
+    return kv_limit(wish, None) if limits.kv_share and wish.blocks > wish.most_blocks else None
 
 
 def _too_many_tokens(wish: Wish, minute: SlidingMinute, now_s: float) -> Refused | None:
@@ -217,7 +216,7 @@ def _too_many_at_once(wish: Wish, account: Account, now_s: float) -> Refused | N
 
 
 def _too_many_blocks(wish: Wish, account: Account, now_s: float) -> Refused | None:
-    if not wish.counts_blocks:
+    if not wish.blocks or not wish.tenant.limits.kv_share:
         return None
     missing = account.blocks.get(wish.lane, 0) + wish.blocks - wish.most_blocks
     if missing <= 0:

@@ -35,28 +35,30 @@ class SlidingMinute:
         self.debt = 0
 
     def fits(self, amount: int, limit: int, now_s: float) -> bool:
+        if not limit:
+            return True
         self._advance(limit, now_s)
-        return not limit or (not self.debt and self.total + amount <= limit)
+        return not self.debt and self.total + amount <= limit
 
     def add(self, amount: int, limit: int, now_s: float) -> Charge:
         """What fits; the charge is where a part of it may be given back."""
-        self._advance(limit, now_s)
-        return self._charged(amount, int(now_s * TICKS_PER_S))
+        tick = self._advance(limit, now_s)
+        return self._charged(amount, tick)
 
     def owe(self, amount: int, limit: int, now_s: float) -> None:
         """What was used already, whether it fits or not."""
-        self._advance(limit, now_s)
+        tick = self._advance(limit, now_s)
         self.debt += amount
-        self._pay(limit, int(now_s * TICKS_PER_S))
+        self._pay(limit, tick)
 
     def give_back(self, amount: int, limit: int, now_s: float, *, of: Charge | None = None) -> None:
         """What was charged and not used. `of` None: nobody knows when it was charged, so it is
         taken from the oldest, which errs on the strict side."""
-        self._advance(limit, now_s)
+        tick = self._advance(limit, now_s)
         if of is not None:
             taken = min(amount, of.amount)
             self._take(of, taken)
-            if of.tick <= int(now_s * TICKS_PER_S) - SPAN_TICKS:
+            if of.tick <= tick - SPAN_TICKS:
                 return  # it has left the minute, and its rest with it
             amount -= taken
         for each in self._charges:
@@ -66,7 +68,7 @@ class SlidingMinute:
             self._take(each, taken)
             amount -= taken
         self.debt -= min(amount, self.debt)
-        self._pay(limit, int(now_s * TICKS_PER_S))
+        self._pay(limit, tick)
 
     def wait_s(self, amount: int, limit: int, now_s: float) -> float:
         """Until it fits, if nothing else comes; to the next millisecond. At most `limit` may be
@@ -102,8 +104,9 @@ class SlidingMinute:
             self._charges = deque(sorted(self._charges, key=lambda each: each.tick))
             self.total += amount
 
-    def _advance(self, limit: int, now_s: float) -> None:
-        """Lets go of what is older than a minute; debts take its place at the same time."""
+    def _advance(self, limit: int, now_s: float) -> int:
+        """Lets go of what is older than a minute; debts take its place at the same time. The tick
+        that it is."""
         charges, now = self._charges, int(now_s * TICKS_PER_S)
         while charges and charges[0].tick <= now - SPAN_TICKS:
             over = charges.popleft()
@@ -113,6 +116,7 @@ class SlidingMinute:
                 self._pay(limit, over.tick + SPAN_TICKS)
         if self.debt:
             self._pay(limit, now)  # the limit may be higher by now
+        return now
 
     def _pay(self, limit: int, tick: int) -> None:
         paid = max(0, min(self.debt, limit - self.total)) if limit else self.debt
@@ -121,13 +125,13 @@ class SlidingMinute:
             self._charged(paid, tick)
 
     def _charged(self, amount: int, tick: int) -> Charge:
-        charges = self._charges
         self.total += amount
-        if charges and charges[-1].tick == tick:
-            charges[-1].amount += amount
-        else:
-            charges.append(Charge(tick, amount))
-        return charges[-1]
+        if self._charges and (last := self._charges[-1]).tick == tick:
+            last.amount += amount
+            return last
+        charge = Charge(tick, amount)
+        self._charges.append(charge)
+        return charge
 
     def _take(self, charge: Charge, amount: int) -> None:
         charge.amount -= amount

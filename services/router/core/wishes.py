@@ -13,36 +13,25 @@ class Wish:
     tenant: Tenant
     lane: Lane
     prompt_tokens: int
-    output_tokens: int  # at most
+    tokens: int  # prompt, and output at most
     field: str  # by which its caller asks for less output
-    kv_cache: KvCache  # of the endpoints that serve it
-
-    @property
-    def tokens(self) -> int:
-        return self.prompt_tokens + self.output_tokens
-
-    @property
-    def blocks(self) -> int:
-        return self.kv_cache.blocks_of(self.tokens)
-
-    @property
-    def counts_blocks(self) -> bool:
-        return self.tenant.limits.kv_share > 0 and self.kv_cache.blocks > 0
-
-    @property
-    def most_blocks(self) -> int:
-        """That its tenant may hold at once."""
-        return int(self.tenant.limits.kv_share * self.kv_cache.blocks)
+    blocks: int  # of the KV cache of an endpoint that serves it; 0: nobody knows
+    most_blocks: int  # that its tenant may hold at once there
+    block_tokens: int
 
 
 def wish_of(demand: Demand, tenant: Tenant, kv_cache: KvCache) -> Wish:
-    """For one that writes something."""
+    """For one that writes something. `kv_cache`: of all endpoints that serve it together."""
     assert demand.output is not None, "it takes an engine's place"
+    prompt_tokens = demand.prompt.tokens
+    tokens, share = prompt_tokens + output_tokens(demand, tenant), tenant.limits.kv_share
     return Wish(
         tenant,
         Lane(demand.model, tenant.pool),
-        demand.prompt.tokens,
-        output_tokens(demand, tenant),
+        prompt_tokens,
+        tokens,
         demand.output.field,
-        kv_cache,
+        kv_cache.blocks_of(tokens),
+        int(share * kv_cache.blocks) if share else kv_cache.blocks,
+        kv_cache.block_tokens,
     )

@@ -198,6 +198,7 @@ class Check:
         assert waiting is not None, "what waits was looked at"
         pool, remaining_s = self._placing.pool(caller.tenant, now_s), waiting.deadline_s - now_s
         refused = never(climb.demand, caller.tenant, pool, remaining_s=remaining_s)
+        refused = refused or self._mesh.limiting.too_often(caller.tenant, now_s)
         return refused or self._placing.held_back(judged, caller.tenant, now_s)
 
     def _refuse(self, request: Request, judged: Judged, refused: Refused, now_s: float) -> Answer:

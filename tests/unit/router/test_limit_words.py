@@ -11,13 +11,13 @@ from services.router.core.limit_words import AWAY_S, LimitPeer, LimitTelling, Mi
 from services.router.core.limits import Limiting, Taken
 from services.router.core.sliding import TICKS_PER_S
 from services.router.core.tenants import Limits
-from services.router.core.wishes import Wish
-from tests.unit.router.values import SMALL, ended, tenant
+from services.router.core.wishes import wish_of
+from tests.unit.router.values import demand, ended, tenant
 
 LIMIT = 20
 LIMITS = Limits(requests_per_minute=LIMIT)
 ACME = tenant(limits=LIMITS)
-WISH = Wish(ACME, SMALL, 10, 90, "max_tokens", KvCache())
+WISH = wish_of(demand(), ACME, KvCache())
 
 
 class Router:
@@ -28,7 +28,7 @@ class Router:
         self.let_go_at_s: list[float] = []
 
     def ask(self, now_s: float) -> bool:
-        if self.limiting.refused(WISH, now_s) is not None:
+        if self.limiting.too_often(ACME, now_s) is not None:
             return False
         name = f"{self.instance_id}-{len(self.let_go_at_s)}"
         self.limiting.let_go(name, ACME, WISH, now_s)
@@ -138,7 +138,7 @@ def test_lost_and_repeated_words_change_nothing(events: list[tuple[int, int]]) -
     ear.hear(float(len(events)), times=2)
     first.ask(float(len(events)))  # so that both look at the same time
     ear.hear(float(len(events)))
-    second.limiting.refused(WISH, float(len(events)))
+    second.limiting.too_often(ACME, float(len(events)))
 
     if first.let_go_at_s:
         assert second.running() == first.running()
@@ -224,7 +224,7 @@ def test_what_is_too_much_for_one_word_comes_with_the_next(
     first, second = Router("first"), Router("second")
     for at in range(5):
         other = tenant(id=f"t{at}", limits=LIMITS)
-        wish = Wish(other, SMALL, 1, 1, "max_tokens", KvCache())
+        wish = wish_of(demand(), other, KvCache())
         first.limiting.let_go(f"r{at}", other, wish, 0.0)
     ear = Ear(second, first)
 

@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import pytest
 
+from services.router.core.demands import Output
 from services.router.core.eligibility import Eligibility, KvCache
 from services.router.core.endings import Usage
 from services.router.core.endpoints import Endpoints
@@ -11,8 +12,8 @@ from services.router.core.lanes import Lane
 from services.router.core.limits import Elsewhere, Limiting, Taken
 from services.router.core.tenants import NO_LIMITS, Limits
 from services.router.core.verdicts import Reason, Refused
-from services.router.core.wishes import Wish
-from tests.unit.router.values import SMALL, A, B, ended, lost, model, state, tenant
+from services.router.core.wishes import Wish, wish_of
+from tests.unit.router.values import SMALL, A, B, demand, ended, lost, model, state, tenant
 
 FIELD = "sampling.max_output_tokens"
 KV = KvCache(blocks=100, block_tokens=16)
@@ -28,11 +29,13 @@ class Asking:
         self.number = 0
 
     def wish(self, tokens: int = 100, kv_cache: KvCache = KV) -> Wish:
-        return Wish(tenant(limits=self.limits), SMALL, 10, tokens - 10, FIELD, kv_cache)
+        asked = demand(output=Output(tokens - 10, FIELD))
+        return wish_of(asked, tenant(limits=self.limits), kv_cache)
 
     def ask(self, now_s: float = 0.0, *, tokens: int = 100) -> Refused | None:
         wish = self.wish(tokens)
-        refused = self.limiting.refused(wish, now_s)
+        refused = self.limiting.too_often(wish.tenant, now_s)
+        refused = refused or self.limiting.refused(wish, now_s)
         if refused is None:
             self.limiting.let_go(f"r{self.number}", wish.tenant, wish, now_s)
             self.number += 1
@@ -55,6 +58,7 @@ def test_no_more_requests_than_its_limit_go_in_a_minute_and_it_hears_when_the_ne
 
     assert reason(refused) is Reason.REQUEST_RATE_LIMIT
     assert refused is not None
+    assert refused.retry_after_s is not None
     assert refused.retry_after_s == pytest.approx(40.0625, abs=0.001)
     assert acme.ask(20.0 + refused.retry_after_s) is None
 
@@ -78,7 +82,6 @@ def test_a_request_above_a_minutes_tokens_is_told_what_to_mend_and_not_to_wait()
     assert reason(refused) is Reason.TOKEN_RATE_LIMIT
     assert refused is not None
     assert (refused.field, refused.retry_after_s) == (FIELD, None)
-    assert acme.limiting.refused(replace(acme.wish(), prompt_tokens=50), 0.0) is not None
 
 
 def test_a_prompt_that_alone_is_too_long_is_what_to_mend() -> None:
@@ -238,7 +241,7 @@ def test_what_others_let_go_counts() -> None:
 
     assert reason(acme.ask(0.0, tokens=101)) is Reason.TOKEN_RATE_LIMIT
     assert acme.ask(0.0, tokens=100) is None
-    assert reason(acme.ask(0.0, tokens=10)) is Reason.REQUEST_RATE_LIMIT
+    assert reason(acme.ask(0.0, tokens=11)) is Reason.REQUEST_RATE_LIMIT
 
 
 def test_blocks_are_held_by_model_and_pool() -> None:
