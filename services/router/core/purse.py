@@ -163,8 +163,6 @@ class Purse:
         found.scarce, found.low = granted.scarce, granted.low
         if not granted.units:
             found.dry_until_s, found.short = now_s + DRY_S, 0
-        elif found.there >= found.short:
-            found.short = 0
         self._touched.add(granted.account)
 
     def batch(self, now_s: float) -> Batch:
@@ -190,6 +188,8 @@ class Purse:
             found = self._slices.get(account)
             if found is None or now_s < found.dry_until_s:
                 continue
+            if found.there >= found.short:
+                found.short = 0
             missing = max(int(_per_s(found, now_s) * AHEAD_S), found.short, 0) - found.there
             if missing > 0:
                 yield Want(account, missing)

@@ -111,12 +111,11 @@ class Budgeting:
         return held
 
     def granted(self, grants: Sequence[Granted], now_s: float) -> None:
-        """Policy has answered."""
+        """Policy has answered, or told of settlements."""
         for each in grants:
             self.purse.granted(each, now_s)
-        told = {each.account for each in grants}
         for request_id, waits in list(self._waiting.items()):
-            if waits.account in told and self._is_decided(waits.account, now_s):
+            if self._is_decided(waits.account, now_s):
                 self._again(request_id)
 
     def reached(self) -> None:

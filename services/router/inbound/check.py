@@ -134,8 +134,9 @@ class Check:
         return mesh.caching.consult(wanted, asking.known.tenants, mesh.endpoints, asking.now_s)
 
     def _climb(self, asking: Asking, demand: Demand, sight: Sight) -> Climb | Refused:
-        paces = self._mesh.experience.paces
-        degrade = degrading(asking.known.tenants, asking.tenant, sight.outlook, paces)
+        paces, tenant = self._mesh.experience.paces, asking.tenant
+        low = bool(tenant.budgets) and self._mesh.budgeting.is_low(asking.caller)
+        degrade = degrading(asking.known.tenants, tenant, sight.outlook, paces, budget_low=low)
         return stepped_down(
             demand, asking.tenant, degrade, remaining_s=asking.remaining_s, limits=self._limits
         )

@@ -81,6 +81,7 @@ def decision_of(request: Request, judged: Judged, now_s: float) -> Decision:
         degraded=verdict.degraded if verdict else UNDEGRADED,
         resumed_tokens=(demand.resumed_tokens or 0) if demand else 0,
         cache="" if refused else judged.consulted.outcome,
+        reservation=judged.reservation.number if admitted and judged.reservation else 0,
     )
 
 
@@ -150,5 +151,6 @@ def _attributes(decision: Decision, verdict: Verdict | None) -> Mapping[str, str
         "evenflow.hedge.not_hedged": hedge.value if isinstance(hedge, NotHedged) else "",
         "evenflow.cache": decision.cache,
         "evenflow.degradations": degradations_text(decision.degraded.taken),
+        "evenflow.reservation": str(decision.reservation or ""),
     }
     return {key: value for key, value in attributes.items() if value}

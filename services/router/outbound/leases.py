@@ -35,7 +35,7 @@ class Holder(Protocol):
         """Policy answers from now on."""
 
     def granted(self, grants: Sequence[Granted], now_s: float) -> None:
-        """What policy answered."""
+        """What policy answered; nothing, where it told of settlements alone."""
 
     def lost(self) -> None:
         """Policy does not answer."""
@@ -167,9 +167,11 @@ class LeaseFollower:
             self._settled(each)
         if response.HasField("settled_until"):
             self._purse.settled_until(response.settled_until.ToMicroseconds() / 1e6)
-        if self._asked is not None and response.sequence == self._asked.sequence:
+        is_answer = self._asked is not None and response.sequence == self._asked.sequence
+        grants = [_granted(each) for each in response.grants] if is_answer else ()
+        self._holder.granted(grants, self._clock())
+        if is_answer:
             self._asked = None
-            self._holder.granted([_granted(each) for each in response.grants], self._clock())
             self._answered.set()
         self._stirred.set()
 

@@ -4,7 +4,15 @@ lost, or never begun."""
 import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
-from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invariant, multiple, rule
+from hypothesis.stateful import (
+    Bundle,
+    MultipleResults,
+    RuleBasedStateMachine,
+    consumes,
+    invariant,
+    multiple,
+    rule,
+)
 
 from services.router.core.budgets import A_TOKEN, Account, Charge
 from services.router.core.purse import CLOCKS_DIFFER_S, DRY_S, Batch, Granted, Purse, Want
@@ -203,7 +211,7 @@ class Together(RuleBasedStateMachine):
             self.purse.granted(Granted(MONTH, units, scarce=units < each.units), self.now_s)
 
     @rule(target=running, most=st.integers(1, 200))
-    def lets_go(self, most: int) -> object:
+    def lets_go(self, most: int) -> MultipleResults[str]:
         self.requests += 1
         outcome = reserved(self.purse, str(self.requests), [charge(most)], now_s=self.now_s)
         if isinstance(outcome, Lacking):
@@ -211,10 +219,12 @@ class Together(RuleBasedStateMachine):
         self.under_way |= {
             (outcome.number, each): self.now_s for each in range(1, outcome.attempts + 1)
         }
-        return f"{self.requests} {outcome.number} {outcome.attempts} {most}"
+        return multiple(f"{self.requests} {outcome.number} {outcome.attempts} {most}")
 
     @rule(target=attempts, request=consumes(running), sent=st.integers(0, 2), begun=st.booleans())
-    def ends(self, request: str, sent: int, *, begun: bool) -> object:
+    def ends(
+        self, request: str, sent: int, *, begun: bool
+    ) -> MultipleResults[tuple[int, int, int]]:
         """Of what was sent, the first may never have begun."""
         name, number, paid, most = request.split()
         sent = min(sent, int(paid))
