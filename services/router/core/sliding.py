@@ -37,8 +37,8 @@ class SlidingMinute:
     def fits(self, amount: int, limit: int, now_s: float) -> bool:
         if not limit:
             return True
-        self._advance(limit, now_s)
-        return not self.debt and self.total + amount <= limit
+        self._advance(limit, now_s)  # a debt leaves no room
+        return self.total + amount <= limit
 
     def add(self, amount: int, limit: int, now_s: float) -> Charge:
         """What fits; the charge is where a part of it may be given back."""

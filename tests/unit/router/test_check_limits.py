@@ -21,6 +21,7 @@ from tests.unit.router.values import (
     check_request,
     ended,
     generate,
+    lost,
     mesh,
     on_front_end,
     state,
@@ -166,6 +167,7 @@ def waiting_mesh(**limits: Any) -> Mesh:
     return mesh(tenant(limits=Limits(**limits)))
 
 
+TOKENS_A_MINUTE = 10_000
 FULL = 2 * OF_EACH  # requests that run from the start
 
 
@@ -233,6 +235,24 @@ def test_whatever_frees_a_slot_frees_its_place_among_its_tenants(how: str) -> No
         assert running(router.mesh.limiting) == requests.running() < FULL
 
     run(scenario, waiting_mesh(concurrent_requests=FULL))
+
+
+def test_what_a_runtime_tells_later_corrects_the_tokens_and_may_leave_a_debt() -> None:
+    async def scenario(router: Router) -> None:
+        requests, minute = router.mesh.requests, router.mesh.limiting.accounts["acme"].tokens
+        charged = minute.total
+        requests.end(ended("full0", usage=None))
+        assert minute.total == charged
+
+        requests.attempt(lost("full0", usage=Usage(10, 0, 7)))
+        requests.attempt(lost("full0", usage=Usage(10, 0, 7)))
+        assert minute.total == charged * (FULL - 1) // FULL + 17
+
+        requests.attempt(lost("full0", number=2, usage=Usage(10**6, 0, 0)))
+        assert minute.total == TOKENS_A_MINUTE
+        assert minute.debt > 0
+
+    run(scenario, waiting_mesh(tokens_per_minute=TOKENS_A_MINUTE))
 
 
 def running(limiting: Limiting) -> int:

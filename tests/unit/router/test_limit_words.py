@@ -231,6 +231,7 @@ def test_what_is_too_much_for_one_word_comes_with_the_next(
     for expected in (2, 4, 5):
         ear.hear(0.0)
         assert sum(each.running_elsewhere for each in second.limiting.accounts.values()) == expected
+    assert second.limiting.accounts["t4"].requests.total == 0, "what went before is forgiven"
     first.limiting.ended("r0", None, 1.0)
     ear.hear(1.0)
     assert second.limiting.accounts["t0"].running_elsewhere == 0

@@ -132,6 +132,20 @@ def test_no_more_kv_blocks_are_held_than_its_share() -> None:
     assert acme.ask(tokens=112) is None
 
 
+def test_when_blocks_are_free_is_estimated_by_the_requests_that_hold_them() -> None:
+    acme = Asking(kv_share=0.25)
+    acme.ask(0.0)
+    acme.limiting.ended("r0", None, 20.0)
+    large = replace(acme.wish(), lane=Lane("large"))
+    acme.limiting.let_go("large", large.tenant, large, 20.0)
+    assert [acme.ask(25.0) for _ in range(3)] == [None] * 3
+
+    refused = acme.ask(30.0)
+
+    assert refused is not None
+    assert refused.retry_after_s == pytest.approx(15.0)
+
+
 def test_a_request_larger_than_the_share_is_told_what_to_mend() -> None:
     refused = Asking(kv_share=0.25).ask(tokens=401)
 
