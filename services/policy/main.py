@@ -3,6 +3,7 @@
 import asyncio
 import os
 import sys
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -21,18 +22,22 @@ from services.policy.core.audit import AuditUnavailable
 from services.policy.core.nodes import InvalidPolicy
 from services.policy.core.tenants import Policy
 from services.policy.inbound import checking as policies
-from services.policy.inbound import tenants
+from services.policy.inbound import ledger, tenants
 from services.policy.inbound.checking import PolicyServicer
+from services.policy.inbound.ledger import LedgerServicer
 from services.policy.inbound.tenants import TenantServicer
+from services.policy.outbound.books import Books
 from services.policy.outbound.database import Database, DatabaseUnreachable, InvalidDatabase
 from services.policy.outbound.policy_file import PolicyFile, Stamp, policy_of
 from services.policy.outbound.reloading import follow
+from services.policy.outbound.upkeep import Upkeep, keep_up
 from services.policy.served import Served
 
 ERRORS: ErrorTable = {
     DatabaseUnreachable: Status(grpc.StatusCode.UNAVAILABLE, "DATABASE_UNREACHABLE"),
     AuditUnavailable: Status(grpc.StatusCode.UNAVAILABLE, "AUDIT_UNAVAILABLE"),
 }
+_DAY_S = 86_400.0
 FILE_HEALTH = "evenflow.policy.file"  # asked by name: NOT_SERVING while the file on disk is bad
 
 _log = structlog.get_logger(__name__)
@@ -80,19 +85,35 @@ async def serve(config: Config, source: Source, database: Database) -> None:
     servicer = TenantServicer(source.policy, heartbeat_s=config.heartbeat_s)
     read = partial(policy_of, trust_domain=config.trust_domain)
     checking = PolicyServicer(read, lambda: servicer.version)
-    server = build_server([tenants.served(servicer), policies.served(checking)], tls)
+    now_unix_s = time.time  # noqa: TID251 - windows of budgets are wall time
+    books = Books(database)
+    leasing = LedgerServicer(
+        books, source.policy, now_unix_s=now_unix_s, heartbeat_s=config.heartbeat_s
+    )
+    server = build_server(
+        [tenants.served(servicer), policies.served(checking), ledger.served(leasing)], tls
+    )
     server.listen(config.listen, tls)
     await server.start()
     await server.set_serving()
     await _set_file_health(server, good=True)
     _log.info("server.ready", listen=config.listen.text)
     async with asyncio.TaskGroup() as tasks:
-        following = tasks.create_task(_follow(source, servicer, server))
+        following = tasks.create_task(_follow(source, [servicer, leasing], server))
+        tidying = tasks.create_task(keep_up(books, _upkeep(config), now_unix_s))
         await lifecycle.stop_signal()
         following.cancel()
+        tidying.cancel()
         servicer.close()
+        leasing.close()
         await lifecycle.drain(server, drain_s=config.drain_s)
     await asyncio.to_thread(tracing.stop)
+
+
+def _upkeep(config: Config) -> Upkeep:
+    return Upkeep(
+        longest_request_s=config.longest_request_s, keep_s=config.keep_attempts_days * _DAY_S
+    )
 
 
 def build_server(parts: Sequence[Served], tls: TlsFiles) -> Server:
@@ -107,11 +128,14 @@ def build_server(parts: Sequence[Served], tls: TlsFiles) -> Server:
     return server
 
 
-async def _follow(source: Source, servicer: TenantServicer, server: Server) -> None:
+async def _follow(
+    source: Source, told: Sequence[TenantServicer | LedgerServicer], server: Server
+) -> None:
     async with asyncio.TaskGroup() as tasks:
 
         def took(policy: Policy) -> None:
-            servicer.publish(policy)
+            for each in told:
+                each.publish(policy)
             tasks.create_task(_set_file_health(server, good=True))
 
         def refused(_problems: str) -> None:

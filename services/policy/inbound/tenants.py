@@ -13,13 +13,17 @@ from evenflow.policy.v1 import tenant_service_pb2_grpc as pb_grpc
 from services.chassis.callers import AllowedCallers
 from services.policy.core.tenants import (
     NO_LIMITS,
+    Budget,
     ClassRules,
     Limits,
     Policy,
+    Price,
     Rung,
     Step,
     Tenant,
     Trigger,
+    Unit,
+    Window,
     WorkloadClass,
 )
 from services.policy.served import Served
@@ -38,6 +42,19 @@ _TRIGGERS = {
     Trigger.DEADLINE_AT_RISK: pb.DEGRADATION_TRIGGER_DEADLINE_AT_RISK,
     Trigger.MODEL_UNHEALTHY: pb.DEGRADATION_TRIGGER_MODEL_UNHEALTHY,
     Trigger.BUDGET_LOW: pb.DEGRADATION_TRIGGER_BUDGET_LOW,
+}
+
+_UNITS = {
+    Unit.TOKENS: pb.BUDGET_UNIT_TOKENS,
+    Unit.MONEY: pb.BUDGET_UNIT_MONEY,
+}
+
+_WINDOWS = {
+    Window.MINUTE: pb.BUDGET_WINDOW_MINUTE,
+    Window.HOUR: pb.BUDGET_WINDOW_HOUR,
+    Window.DAY: pb.BUDGET_WINDOW_DAY,
+    Window.MONTH: pb.BUDGET_WINDOW_MONTH,
+    Window.TOTAL: pb.BUDGET_WINDOW_TOTAL,
 }
 
 
@@ -94,7 +111,10 @@ def served(servicer: TenantServicer) -> Served:
 def encode(policy: Policy) -> pb.WatchTenantsResponse:
     tenants = [_encode(tenant) for tenant in policy.tenants]
     classes = [_rules(each) for each in policy.classes]
-    return pb.WatchTenantsResponse(version=policy.version, tenants=tenants, classes=classes)
+    prices = [_price(each) for each in policy.prices]
+    return pb.WatchTenantsResponse(
+        version=policy.version, tenants=tenants, classes=classes, prices=prices
+    )
 
 
 def _encode(tenant: Tenant) -> pb.Tenant:
@@ -113,6 +133,7 @@ def _encode(tenant: Tenant) -> pb.Tenant:
         weight=tenant.weight,
         pool=tenant.pool,
         limits=None if tenant.limits == NO_LIMITS else _limits(tenant.limits),
+        budgets=[encode_budget(each) for each in tenant.budgets],
     )
 
 
@@ -122,6 +143,27 @@ def _limits(limits: Limits) -> pb.TenantLimits:
         tokens_per_minute=limits.tokens_per_minute,
         concurrent_requests=limits.concurrent_requests,
         kv_share=limits.kv_share,
+    )
+
+
+def encode_budget(budget: Budget) -> pb.Budget:
+    return pb.Budget(
+        id=budget.id,
+        unit=_UNITS[budget.unit],
+        window=_WINDOWS[budget.window],
+        limit=budget.limit,
+        hard=budget.hard,
+        workload=budget.workload,
+        low_share=budget.low_share,
+    )
+
+
+def _price(price: Price) -> pb.Price:
+    return pb.Price(
+        model=price.model,
+        prompt=price.prompt,
+        cached_prompt=price.cached_prompt,
+        output=price.output,
     )
 
 
