@@ -1,6 +1,6 @@
 """What one request would take of its tenant's limits."""
 
-from services.router.core.admission import output_tokens
+from services.router.core.admission import output_tokens, pool_of
 from services.router.core.demands import Demand
 from services.router.core.eligibility import KvCache
 from services.router.core.lanes import Lane
@@ -27,7 +27,7 @@ def wish_of(demand: Demand, tenant: Tenant, kv_cache: KvCache) -> Wish:
     tokens, share = prompt_tokens + output_tokens(demand, tenant), tenant.limits.kv_share
     return Wish(
         tenant,
-        Lane(demand.model, tenant.pool),
+        Lane(demand.model, pool_of(demand, tenant)),
         prompt_tokens,
         tokens,
         demand.output.field,

@@ -14,8 +14,9 @@ from services.router.core.hedging import Hedging
 from services.router.core.limits import Limiting
 from services.router.core.outliers import Outliers
 from services.router.core.requests import Decision, Requests
+from services.router.core.salts import CacheSalts
 from services.router.core.saturation import Saturation
-from services.router.core.tenants import NO_LIMITS, CacheSalts, Limits, PolicyView
+from services.router.core.tenants import NO_LIMITS, Limits, PolicyView
 from services.router.inbound.budgeting import Budgeting, no_budgeting
 from services.router.inbound.caching import Caching, no_caching
 from services.router.inbound.line import Line

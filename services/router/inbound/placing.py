@@ -2,13 +2,14 @@
 
 from dataclasses import replace
 
-from services.router.core.admission import Pool, TimeLimits, class_of, place
+from services.router.core.admission import Pool, TimeLimits, class_of, place, pool_of
+from services.router.core.demands import Demand
 from services.router.core.hedging import Hedgeable, HedgePlan, NotHedged
 from services.router.core.picking import Picker
 from services.router.core.resuming import carried_on, may_break
 from services.router.core.saturation import Vacancies
 from services.router.core.spending import Lacking
-from services.router.core.tenants import NO_LIMITS, Tenant
+from services.router.core.tenants import NO_LIMITS, Caller, Tenant
 from services.router.core.verdicts import Admitted, Refused, Verdict
 from services.router.core.wishes import wish_of
 from services.router.inbound.budgeting import Spending
@@ -44,12 +45,15 @@ class Placing:
             return None
         assert judged.climb is not None, "what needs a place was looked at"
         demand = judged.climb.demand
-        kv_cache = self._picker.eligible(demand.model, tenant.pool).kv_cache
+        kv_cache = self._picker.eligible(demand.model, pool_of(demand, tenant)).kv_cache
         judged.wish = wish_of(demand, tenant, kv_cache)
         return self._mesh.limiting.refused(judged.wish, now_s)
 
-    def pool(self, tenant: Tenant, now_s: float, vacancies: Vacancies = _NOT_LOOKED_AT) -> Pool:
-        return Pool(self._picker, now_s, self._mesh.salts.of(tenant), vacancies)
+    def pool(
+        self, caller: Caller, demand: Demand, now_s: float, vacancies: Vacancies = _NOT_LOOKED_AT
+    ) -> Pool:
+        salt = self._mesh.salts.of(caller, class_of(demand, caller.tenant))
+        return Pool(self._picker, now_s, salt, vacancies)
 
     def _placed(self, judged: Judged, known: Known, now_s: float) -> Verdict:
         waiting, climb, tenant = judged.waiting, judged.climb, known.caller.tenant
@@ -60,7 +64,7 @@ class Placing:
         placed = place(
             climb,
             tenant,
-            self.pool(tenant, now_s, self._mesh.line.flow.vacancies(waiting)),
+            self.pool(known.caller, climb.demand, now_s, self._mesh.line.flow.vacancies(waiting)),
             timeout_s=self._limits.of(workload_class, waiting.deadline_s - now_s),
             resumable=may_break(climb.demand, rules),
         )

@@ -100,9 +100,14 @@ def _word(response: pb.WatchTenantsResponse, *, again: bool) -> PolicyWord:
         for each in response.classes
         if each.workload_class in WORKLOAD_CLASSES
     }
+    pools = {
+        WORKLOAD_CLASSES[each.workload_class]: each.pool
+        for each in response.classes
+        if each.workload_class in WORKLOAD_CLASSES and each.pool
+    }
     return PolicyWord(
         response.version,
-        tuple(_tenant(each) for each in known),
+        tuple(_tenant(each, pools) for each in known),
         classes,
         prices(response.prices),
     )
@@ -113,7 +118,7 @@ def is_known(tenant: pb.Tenant) -> bool:
     return tenant.default_workload_class in WORKLOAD_CLASSES and are_known(tenant.budgets)
 
 
-def _tenant(tenant: pb.Tenant) -> Tenant:
+def _tenant(tenant: pb.Tenant, class_pools: Mapping[WorkloadClass, str]) -> Tenant:
     return Tenant(
         id=tenant.id,
         spiffe_ids=tuple(tenant.spiffe_ids),
@@ -128,6 +133,7 @@ def _tenant(tenant: pb.Tenant) -> Tenant:
         weight=max(1, tenant.weight),
         pool=tenant.pool,
         limits=_limits(tenant.limits) if tenant.HasField("limits") else NO_LIMITS,
+        class_pools=class_pools,
         budgets=budgets(tenant.id, tenant.budgets),
     )
 
