@@ -68,9 +68,13 @@ def never(
     return (
         _late(remaining_s)
         or _unknown_model(demand.model, tenant, pool)
-        or _not_allowed(demand, tenant, class_of(demand, tenant))
-        or _too_much(demand, tenant)
+        or forbidden(demand, tenant)
     )
+
+
+def forbidden(demand: Demand, tenant: Tenant) -> Refused | None:
+    """What the policy alone refuses, wherever and whenever it is asked."""
+    return _not_allowed(demand, tenant, class_of(demand, tenant)) or _too_much(demand, tenant)
 
 
 def stepped_down(

@@ -37,6 +37,7 @@ from services.router.inbound.judgements import Judged, Request, begun, decision_
 from services.router.inbound.line import Held, Turn
 from services.router.inbound.mesh import Mesh
 from services.router.inbound.orders import identity, orders, route
+from services.router.inbound.shadowing import compare
 from services.router.inbound.sight import Asking, Known, Sight
 
 _NOT_LOOKED_AT = Vacancies()
@@ -214,6 +215,8 @@ class Check:
         if isinstance(verdict, Admitted):
             judged.hedge = self._hedge(verdict, now_s)
         decision = decision_of(request, judged, now_s)
+        if self._mesh.shadow.version:
+            compare(self._mesh.shadow, request.question, judged, owner=_owner, now_s=now_s)
         answer = self._answer(judged, decision, now_s)
         ended(request.span, decision, verdict)
         return answer

@@ -11,6 +11,7 @@ from services.router.core.hedging import Hedging
 from services.router.core.outliers import Outliers
 from services.router.core.requests import Requests
 from services.router.core.saturation import Saturation
+from services.router.core.shadow import Shadow
 from services.router.core.tenants import CacheSalts, PolicyView
 from services.router.inbound.caching import Caching, no_caching
 from services.router.inbound.line import Line
@@ -29,6 +30,7 @@ class Mesh:
     hedging: Hedging = field(default_factory=lambda: Hedging(0.0))
     experience: Experience = field(default_factory=Experience)
     caching: Caching = field(default_factory=no_caching)
+    shadow: Shadow = field(default_factory=Shadow)
 
     def __post_init__(self) -> None:
         self.requests.freed = self.line.freed
