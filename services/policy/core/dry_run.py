@@ -16,7 +16,7 @@ class Decisions(Protocol):
     """What routers decided, as far as it was recorded."""
 
     def since(self, unix_s: float) -> Iterator[RecordedDecision]:
-        """The latest first. Blocks, so it is read in a thread."""
+        """The oldest first. Blocks, so it is read in a thread."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +32,7 @@ class Outcome:
 
     judged: int = 0
     since_unix_s: float = 0.0  # when the oldest that was judged came
-    cut_short: bool = False  # time was up before all were judged
+    cut_short: bool = False  # time was up before the latest were judged
     otherwise: Counter[Kind] = field(default_factory=Counter)
     examples: dict[Kind, list[str]] = field(default_factory=dict)
 
@@ -60,7 +60,7 @@ def dry_run(
     outcome = Outcome()
     for decision in decisions:
         outcome.judged += 1
-        outcome.since_unix_s = decision.unix_s
+        outcome.since_unix_s = outcome.since_unix_s or decision.unix_s
         new = judge.would(decision)
         if new != decision.outcome:
             outcome.note(decision, new)
