@@ -7,6 +7,7 @@ here. The order of names means nothing and is no difference; that of a ladder's 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass
 from enum import Enum
+from functools import cache
 from typing import Any
 
 from services.policy.core.tenants import Policy
@@ -155,4 +156,9 @@ def _key(said: Any) -> str:
 
 
 def _names(said: Any) -> Sequence[str]:
-    return [each.name for each in fields(said)]
+    return _names_of(type(said))
+
+
+@cache
+def _names_of(kind: Any) -> Sequence[str]:
+    return [each.name for each in fields(kind)]
