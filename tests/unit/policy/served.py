@@ -74,6 +74,11 @@ class Served:
         )
 
 
+def reason_of(error: grpc.aio.AioRpcError) -> str:
+    said: dict[str, str | bytes] = dict(error.trailing_metadata() or ())  # type: ignore[arg-type]
+    return str(said["x-evenflow-reason"])
+
+
 @dataclass(frozen=True, slots=True)
 class Parts:
     servicer: TenantServicer

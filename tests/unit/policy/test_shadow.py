@@ -2,6 +2,7 @@
 
 import asyncio
 from pathlib import Path
+from typing import Any
 
 import grpc
 import pytest
@@ -11,7 +12,7 @@ from evenflow.policy.v1.shadow_service_pb2_grpc import ShadowServiceStub
 from services.policy.core.shadow_counts import Kind, Report, ShadowCounts
 from services.policy.outbound.database import Database
 from tests.unit.policy.policies import ACME, GLOBEX
-from tests.unit.policy.served import Served, read, serving
+from tests.unit.policy.served import Served, read, reason_of, serving
 
 CANDIDATE, OTHER = ACME.replace("512", "256"), ACME + GLOBEX
 VERSION = read(CANDIDATE.encode()).version
@@ -53,7 +54,7 @@ async def report(served: Served, router: str, version: str, requests: int) -> No
 def test_a_router_hears_of_it_at_once_and_of_each_change(tmp_path: Path) -> None:
     async def scenario() -> list[tuple[str, int]]:
         async with serving(tmp_path, ACME) as served, served.calls("router") as calls:
-            call = ShadowServiceStub(calls).WatchShadow(pb.WatchShadowRequest(), timeout=10)
+            call: Any = ShadowServiceStub(calls).WatchShadow(pb.WatchShadowRequest(), timeout=10)
             heard = [await call.read()]
             await put(served, CANDIDATE)
             heard.append(await call.read())
@@ -69,7 +70,8 @@ def test_silence_is_filled_with_the_version_alone(tmp_path: Path) -> None:
         async with serving(tmp_path, ACME, heartbeat_s=0.02) as served:
             await put(served, CANDIDATE)
             async with served.calls("router") as calls:
-                call = ShadowServiceStub(calls).WatchShadow(pb.WatchShadowRequest(), timeout=10)
+                watched = pb.WatchShadowRequest()
+                call: Any = ShadowServiceStub(calls).WatchShadow(watched, timeout=10)
                 await call.read()
                 told: pb.WatchShadowResponse = await call.read()
                 return told
@@ -151,8 +153,7 @@ def test_a_bad_one_is_refused_and_the_one_before_stays(tmp_path: Path) -> None:
             await put(served, CANDIDATE)
             with pytest.raises(grpc.aio.AioRpcError) as refused:
                 await put(served, "tenants: 1")
-            reason = dict(refused.value.trailing_metadata() or ())["x-evenflow-reason"]
-            return str(reason), (await status(served)).version
+            return reason_of(refused.value), (await status(served)).version
 
     assert asyncio.run(scenario()) == ("POLICY_INVALID", VERSION)
 

@@ -13,7 +13,7 @@ from evenflow.policy.v1.version_service_pb2_grpc import VersionServiceStub
 from services.policy.core.audit import AuditUnavailable, Deed
 from services.policy.outbound.database import Database, DatabaseUnreachable
 from tests.unit.policy.policies import ACME, GLOBEX
-from tests.unit.policy.served import Served, read, serving
+from tests.unit.policy.served import Served, read, reason_of, serving
 
 FIRST, SECOND, THIRD = ACME, ACME + GLOBEX, ACME.replace("512", "256")
 V1, V2, V3 = (read(each.encode()).version for each in (FIRST, SECOND, THIRD))
@@ -87,7 +87,7 @@ class Operator:
         """The reason."""
         with pytest.raises(grpc.aio.AioRpcError) as refused:
             await self.roll_back(version)
-        return str(dict(refused.value.trailing_metadata() or ())["x-evenflow-reason"])
+        return reason_of(refused.value)
 
 
 async def changed(served: Served, operator: Operator) -> None:
