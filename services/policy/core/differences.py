@@ -156,7 +156,8 @@ def _key(said: Any) -> str:
 
 
 def _names(said: Any) -> Sequence[str]:
-    return _names_of(type(said))
+    kind: Any = type(said)
+    return _names_of(kind)
 
 
 @cache
