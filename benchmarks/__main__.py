@@ -4,6 +4,7 @@ import os
 import sys
 
 from benchmarks import (
+    budget_race,
     chaos,
     decide,
     endurance,
@@ -24,6 +25,7 @@ BENCHMARKS = {
     "decide": decide.main,
     "chaos": chaos.main,
     "policies": policies.main,
+    "budget_race": budget_race.main,
     "load": endurance.load,
     "soak": endurance.soak,
 }
