@@ -243,6 +243,24 @@ def test_without_its_database_the_file_is_served_and_recorded_later(tmp_path: Pa
     assert asyncio.run(scenario()) == "DATABASE_UNREACHABLE"
 
 
+def test_a_roll_back_comes_after_what_was_not_written_down_yet(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        database = database_in(tmp_path)
+        async with serving(tmp_path, FIRST, database=database) as served, served.calls() as calls:
+            operator = Operator(calls)
+            await operator.recorded(V1)
+            database.away = True
+            served.file_says(SECOND)
+            assert await operator.refused(V1) == "DATABASE_UNREACHABLE"
+            database.away = False
+            await operator.roll_back(V1)
+            await operator.recorded(V1, V2, V1)
+        async with serving(tmp_path, SECOND, database=database) as served:
+            assert served.servicer.version == V1  # its pin was kept
+
+    asyncio.run(scenario())
+
+
 def test_what_can_not_be_audited_does_not_happen(tmp_path: Path) -> None:
     heard = Heard()
 
