@@ -3,9 +3,9 @@
 import asyncio
 import os
 import sys
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from functools import partial
 from typing import NoReturn
 
@@ -23,13 +23,16 @@ from services.policy.config import Config
 from services.policy.core.audit import AuditUnavailable
 from services.policy.core.nodes import InvalidPolicy
 from services.policy.core.tenants import Policy
-from services.policy.inbound import tenants
+from services.policy.inbound import ledger, tenants
+from services.policy.inbound.ledger import LedgerServicer
 from services.policy.inbound.tenants import TenantServicer
 from services.policy.outbound.audit_lines import LoggedAudit
+from services.policy.outbound.books import Books
 from services.policy.outbound.database import Database, DatabaseUnreachable, InvalidDatabase
 from services.policy.outbound.no_decisions import NoDecisions
 from services.policy.outbound.policy_file import PolicyFile, Stamp, policy_of
 from services.policy.outbound.reloading import follow
+from services.policy.outbound.upkeep import Upkeep, keep_up
 from services.policy.policies import Around, Policies
 from services.policy.served import Served
 
@@ -37,6 +40,7 @@ ERRORS: ErrorTable = {
     DatabaseUnreachable: Status(grpc.StatusCode.UNAVAILABLE, "DATABASE_UNREACHABLE"),
     AuditUnavailable: Status(grpc.StatusCode.UNAVAILABLE, "AUDIT_UNAVAILABLE"),
 }
+_DAY_S = 86_400.0
 FILE_HEALTH = "evenflow.policy.file"  # asked by name: NOT_SERVING while the file on disk is bad
 FOLLOWING_HEALTH = "evenflow.policy.following"  # NOT_SERVING while an earlier version is pinned
 
@@ -83,21 +87,16 @@ async def serve(config: Config, source: Source, database: Database) -> None:
     address = config.otlp.text if config.otlp else None
     tracing = traces.start("policy", otlp_address=address, tls=tls, sample_share=config.trace_share)
     servicer = TenantServicer(source.policy, heartbeat_s=config.heartbeat_s)
-    repinned = asyncio.Event()
-    around = Around(
-        database=database,
-        audit=LoggedAudit(),
-        decisions=NoDecisions(),
-        read=partial(policy_of, trust_domain=config.trust_domain),
-        publish=servicer.publish,
-        repinned=repinned.set,
-        now_unix_s=lambda: datetime.now(UTC).timestamp(),
-        clock=asyncio.get_running_loop().time,
-        heartbeat_s=config.heartbeat_s,
+    now_unix_s = time.time  # noqa: TID251 - windows of budgets are wall time
+    books = Books(database)
+    leasing = LedgerServicer(
+        books, source.policy, now_unix_s=now_unix_s, heartbeat_s=config.heartbeat_s
     )
+    repinned = asyncio.Event()
+    around = _around(config, database, [servicer, leasing], repinned.set)
     parts = policies.made(around, (source.policy, source.file.content))
     await parts.begin()
-    server = build_server([tenants.served(servicer), *parts.served], tls)
+    server = build_server([tenants.served(servicer), ledger.served(leasing), *parts.served], tls)
     server.listen(config.listen, tls)
     await server.start()
     await server.set_serving()
@@ -108,14 +107,44 @@ async def serve(config: Config, source: Source, database: Database) -> None:
             tasks.create_task(_follow(source, parts, server)),
             tasks.create_task(parts.in_force.keep_books()),
             tasks.create_task(_tell_of_pins(parts, repinned, server)),
+            tasks.create_task(keep_up(books, _upkeep(config), now_unix_s)),
         ]
         await lifecycle.stop_signal()
         for each in running:
             each.cancel()
-        servicer.close()
-        parts.shadow.close()
+        for served in (servicer, leasing, parts.shadow):
+            served.close()
         await lifecycle.drain(server, drain_s=config.drain_s)
     await asyncio.to_thread(tracing.stop)
+
+
+def _upkeep(config: Config) -> Upkeep:
+    return Upkeep(
+        longest_request_s=config.longest_request_s, keep_s=config.keep_attempts_days * _DAY_S
+    )
+
+
+def _around(
+    config: Config,
+    database: Database,
+    told: Sequence[TenantServicer | LedgerServicer],
+    repinned: Callable[[], None],
+) -> Around:
+    def publish(policy: Policy) -> None:
+        for each in told:
+            each.publish(policy)
+
+    return Around(
+        database=database,
+        audit=LoggedAudit(),
+        decisions=NoDecisions(),
+        read=partial(policy_of, trust_domain=config.trust_domain),
+        publish=publish,
+        repinned=repinned,
+        now_unix_s=time.time,  # noqa: TID251 - when a version came into force is wall time
+        clock=asyncio.get_running_loop().time,
+        heartbeat_s=config.heartbeat_s,
+    )
 
 
 def build_server(parts: Sequence[Served], tls: TlsFiles) -> Server:

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from evenflow.cli import certs, chat, explain, status, tenants
+from evenflow.cli import budgets, certs, chat, explain, status, tenants
 from evenflow.cli.exits import exits_cleanly
 from evenflow.cli.options import (
     DEFAULT_HOME,
@@ -27,6 +27,8 @@ app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_
 certs_app = typer.Typer(no_args_is_help=True)
 app.add_typer(certs_app, name="certs", help="Development certificates.")
 app.add_typer(policy_app, name="policy", help="Who may do what: the policy's file.")
+budget_app = typer.Typer(no_args_is_help=True)
+app.add_typer(budget_app, name="budget", help="What tenants may spend, and have spent.")
 
 
 @app.command("chat")
@@ -92,6 +94,35 @@ def tenants_(
     where = Where(host=host, home=home)
     with exits_cleanly(), where.service("policy", policy_port) as channel:
         tenants.tenants(channel, as_json=as_json)
+
+
+@budget_app.command("list")
+def list_budgets(
+    tenant: Annotated[str, typer.Argument(help="Whose; left out: all.")] = "",
+    *,
+    as_json: AsJson = False,
+    home: Home = DEFAULT_HOME,
+    host: Host = "127.0.0.1",
+    policy_port: PolicyPort = 9020,
+) -> None:
+    """Show what each budget has spent in its present window, and what routers hold of it."""
+    where = Where(host=host, home=home)
+    with exits_cleanly(), where.service("policy", policy_port) as channel:
+        budgets.list_budgets(channel, tenant, as_json=as_json)
+
+
+@budget_app.command("forget-runtime")
+def forget_runtime(
+    endpoint: Annotated[str, typer.Argument(help="As `evenflow status` showed it, host:port.")],
+    *,
+    home: Home = DEFAULT_HOME,
+    host: Host = "127.0.0.1",
+    policy_port: PolicyPort = 9020,
+) -> None:
+    """Wait no longer for what a runtime has not told: it is gone for good, disk and all."""
+    where = Where(host=host, home=home)
+    with exits_cleanly(), where.service("policy", policy_port) as channel:
+        budgets.forget_runtime(channel, endpoint)
 
 
 @certs_app.command("issue")
