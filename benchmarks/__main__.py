@@ -13,6 +13,7 @@ from benchmarks import (
     isolation,
     overhead,
     overload,
+    policies,
     prefix,
 )
 
@@ -25,6 +26,7 @@ BENCHMARKS = {
     "isolation": isolation.main,
     "decide": decide.main,
     "chaos": chaos.main,
+    "policies": policies.main,
     "budget_race": budget_race.main,
     "load": endurance.load,
     "soak": endurance.soak,

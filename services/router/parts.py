@@ -25,6 +25,7 @@ from services.router.core.queue_limits import QueueLimits
 from services.router.core.requests import Requests
 from services.router.core.salts import CacheSalts
 from services.router.core.saturation import STALE_SHARE, Saturation
+from services.router.core.shadow import Shadow
 from services.router.core.snapshot import DataPlane, HostPort
 from services.router.core.tenants import PolicyView
 from services.router.core.weights import Weights
@@ -95,6 +96,7 @@ def made(config: Config, salts: CacheSalts) -> Parts:
             outliers,
             Hedging(config.hedge_share),
             caching=Caching(salts, most_bytes=config.cache_bytes, default_ttl_s=config.cache_ttl_s),
+            shadow=Shadow(stale_after_s=config.policy_stale_s),
             budgeting=budgeting,
             limiting=limiting,
         ),

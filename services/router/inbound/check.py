@@ -35,6 +35,7 @@ from services.router.inbound.line import Held, Turn
 from services.router.inbound.mesh import Mesh
 from services.router.inbound.orders import identity, orders, reservation, route
 from services.router.inbound.placing import Placing
+from services.router.inbound.shadowing import compare
 from services.router.inbound.sight import Asking, Known, Sight
 
 _COME_BACK_S = 1.0  # policy streams again within seconds of being back
@@ -214,6 +215,8 @@ class Check:
     def _conclude(self, request: Request, judged: Judged, now_s: float) -> Answer:
         verdict = judged.verdict
         decision = decision_of(request, judged, now_s)
+        if self._mesh.shadow.version:
+            compare(self._mesh.shadow, request.question, judged, owner=_owner, now_s=now_s)
         answer = self._answer(judged, decision, now_s)
         ended(request.span, decision, verdict)
         return answer
