@@ -1,4 +1,4 @@
-"""The demo tenants' API keys, the tenants' file that knows their hashes, and the salt's secret."""
+"""The demo tenants' API keys, the tenants' file that knows their hashes, and the mesh's secrets."""
 
 import hashlib
 import secrets
@@ -23,6 +23,12 @@ def ensure_keys(home: Path) -> dict[str, str]:
 
 def ensure_cache_salt(home: Path) -> Path:
     path = home / "secrets" / "cache-salt"
+    _ensure(path, secrets.token_hex(SECRET_BYTES))
+    return path
+
+
+def ensure_key_secret(home: Path) -> Path:
+    path = home / "secrets" / "api-keys"
     _ensure(path, secrets.token_hex(SECRET_BYTES))
     return path
 

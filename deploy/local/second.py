@@ -65,6 +65,7 @@ def second(
             envoy=install_envoy(Path(os.environ.get("EVENFLOW_DOWNLOADS", ROOT / ".evenflow"))),
             tenants=home / "tenants.yaml",
             cache_salt=home / "secrets" / "cache-salt",
+            key_secret=home / "secrets" / "api-keys",
             sockets=folder,
         )
         processes = {}

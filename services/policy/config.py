@@ -23,6 +23,11 @@ class Config:
         environ.text,
         help="`sqlite:////folder/policy.db` or `postgresql+psycopg://user@host/name`; kept private",
     )
+    key_secret_file: Path = setting(
+        environ.path,
+        help="64 or more hexadecimal digits that API keys are hashed with, the routers' too; a new "
+        "one ends all keys that policy has made",
+    )
     heartbeat_s: float = setting(
         environ.positive,
         default=2.0,

@@ -2,9 +2,11 @@
 
 import asyncio
 import os
+import secrets
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from functools import partial
 
 import grpc
@@ -14,6 +16,7 @@ from grpc_health.v1.health_pb2 import HealthCheckResponse
 from services.chassis import lifecycle, logs, traces
 from services.chassis.environ import EX_CONFIG, InvalidConfig
 from services.chassis.identity import TlsFiles
+from services.chassis.secret_file import InvalidSecret, read_secret
 from services.chassis.server import Server, grpc_server
 from services.chassis.status import ErrorTable, Status
 from services.policy.config import Config
@@ -21,10 +24,14 @@ from services.policy.core.audit import AuditUnavailable
 from services.policy.core.nodes import InvalidPolicy
 from services.policy.core.tenants import Policy
 from services.policy.inbound import checking as policies
-from services.policy.inbound import tenants
+from services.policy.inbound import keys, tenants
 from services.policy.inbound.checking import PolicyServicer
+from services.policy.inbound.keys import KeyServicer, Making
 from services.policy.inbound.tenants import TenantServicer
 from services.policy.outbound.database import Database, DatabaseUnreachable, InvalidDatabase
+from services.policy.outbound.key_following import follow_keys
+from services.policy.outbound.key_table import KeyTable
+from services.policy.outbound.logged_audit import LoggedAudit
 from services.policy.outbound.policy_file import PolicyFile, Stamp, policy_of
 from services.policy.outbound.reloading import follow
 from services.policy.served import Served
@@ -40,11 +47,12 @@ _log = structlog.get_logger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """Of the policy: its file, and what was read there at the start."""
+    """Of the policy: its file, and what was read at the start."""
 
     file: PolicyFile
     policy: Policy
     stamp: Stamp | None
+    key_secret: bytes
 
 
 def main() -> int:
@@ -54,7 +62,8 @@ def main() -> int:
         stamp = file.stamp()
         policy = file.read()
         database = Database(config.database)
-    except (InvalidConfig, InvalidDatabase) as error:
+        key_secret = read_secret(config.key_secret_file)
+    except (InvalidConfig, InvalidDatabase, InvalidSecret) as error:
         print(error, file=sys.stderr)
         return EX_CONFIG
     except (InvalidPolicy, OSError) as error:
@@ -64,7 +73,7 @@ def main() -> int:
     _log.info("policy.loaded", version=policy.version, tenants=len(policy.tenants))
     try:
         database.migrate()
-        lifecycle.run(serve(config, Source(file, policy, stamp), database))
+        lifecycle.run(serve(config, Source(file, policy, stamp, key_secret), database))
     except (*lifecycle.CANNOT_START, DatabaseUnreachable) as error:
         print(error, file=sys.stderr)
         return 1
@@ -77,10 +86,25 @@ async def serve(config: Config, source: Source, database: Database) -> None:
     tls = TlsFiles.in_folder(config.tls)
     address = config.otlp.text if config.otlp else None
     tracing = traces.start("policy", otlp_address=address, tls=tls, sample_share=config.trace_share)
-    servicer = TenantServicer(source.policy, heartbeat_s=config.heartbeat_s)
+    store = KeyTable(database)
+    servicer = TenantServicer(
+        source.policy, heartbeat_s=config.heartbeat_s, keys=await store.read()
+    )
+    making = Making(
+        store=store,
+        audit=LoggedAudit(),
+        key_secret=source.key_secret,
+        chance=secrets.token_bytes,
+        now_unix_s=lambda: datetime.now(UTC).timestamp(),
+    )
     read = partial(policy_of, trust_domain=config.trust_domain)
     checking = PolicyServicer(read, lambda: servicer.version)
-    server = build_server([tenants.served(servicer), policies.served(checking)], tls)
+    parts = [
+        tenants.served(servicer),
+        policies.served(checking),
+        keys.served(KeyServicer(servicer, making)),
+    ]
+    server = build_server(parts, tls)
     server.listen(config.listen, tls)
     await server.start()
     await server.set_serving()
@@ -88,8 +112,12 @@ async def serve(config: Config, source: Source, database: Database) -> None:
     _log.info("server.ready", listen=config.listen.text)
     async with asyncio.TaskGroup() as tasks:
         following = tasks.create_task(_follow(source, servicer, server))
+        changing = tasks.create_task(
+            follow_keys(store, lambda: servicer.keys, servicer.publish_keys)
+        )
         await lifecycle.stop_signal()
         following.cancel()
+        changing.cancel()
         servicer.close()
         await lifecycle.drain(server, drain_s=config.drain_s)
     await asyncio.to_thread(tracing.stop)

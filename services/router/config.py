@@ -55,6 +55,10 @@ class Config:
         environ.path,
         help="16 or more secret bytes that cache salts are made with; a new one empties all caches",
     )
+    key_secret_file: Path = setting(
+        environ.path,
+        help="64 or more hexadecimal digits that API keys are hashed with, policy's too",
+    )
     policy_stale_s: float = setting(
         environ.positive,
         default=300.0,

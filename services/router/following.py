@@ -3,6 +3,7 @@
 import asyncio
 import random
 from collections.abc import Callable, Coroutine, Iterator, Sequence
+from datetime import UTC, datetime
 from functools import partial
 from typing import Any
 
@@ -14,10 +15,11 @@ from services.chassis.streams import keep_open
 from services.router.config import Config
 from services.router.core.exchange import Change
 from services.router.inbound.mesh import Mesh
-from services.router.outbound import answers
+from services.router.outbound import answers, cutting
 from services.router.outbound.answers import GrpcAnswers
 from services.router.outbound.attempts import GrpcAttemptSource
 from services.router.outbound.cache_reports import GrpcCacheReports
+from services.router.outbound.cutting import Allowed
 from services.router.outbound.endpoint_states import GrpcEndpointStates, counts
 from services.router.outbound.peers import GrpcRouter, PeerFollower
 from services.router.outbound.policy import GrpcPolicy, PolicyFollower
@@ -32,18 +34,19 @@ _log = structlog.get_logger(__name__)
 Followers = Iterator[Coroutine[Any, Any, None]]
 
 
-def followers(config: Config, parts: Parts) -> Followers:
+def followers(config: Config, parts: Parts, key_secret: bytes) -> Followers:
     """None of them ends but by cancellation."""
     tls, mesh = TlsFiles.in_folder(config.tls), parts.mesh
     clock = asyncio.get_running_loop().time
     keep = partial(keep_open, jitter=random.Random())  # noqa: S311 - spreads reconnects
     yield from _of_runtimes(config, parts, tls, keep)
     yield from _of_peers(config, parts, tls, keep)
-    policy = PolicyFollower(mesh.policy, clock)
+    policy = PolicyFollower(mesh.policy, clock, key_secret)
     yield keep(partial(policy.follow, GrpcPolicy(config.policy.text, tls)), what="policy")
     if config.telemetry is not None:
         yield from _of_telemetry(config.telemetry, parts, tls, keep)
     yield parts.publisher.follow_certificate()
+    yield _cutting(mesh, tls, clock)
     yield _sweep(mesh, clock)
 
 
@@ -102,6 +105,15 @@ def _elsewhere(mesh: Mesh, peers: Sequence[PeerFollower], changes: list[Change])
         mesh.line.flow.elsewhere(each, weight=tenant.weight if tenant else 1)
     if changes:
         mesh.line.stir()
+
+
+def _cutting(mesh: Mesh, tls: TlsFiles, clock: Callable[[], float]) -> Coroutine[Any, Any, None]:
+    allowed = Allowed(lambda: mesh.policy.current(clock()), mesh.revoked, _now_unix_s)
+    return cutting.follow(mesh.requests, allowed, lambda address: GrpcRuntime(address, tls))
+
+
+def _now_unix_s() -> float:
+    return datetime.now(UTC).timestamp()
 
 
 async def _sweep(mesh: Mesh, clock: Callable[[], float]) -> None:

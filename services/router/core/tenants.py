@@ -23,8 +23,16 @@ class InvalidSnapshot(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class ApiKey:
+    """Known by one of its two hashes; the other one is empty."""
+
     sha256: bytes
     workload: str
+    hmac_sha256: bytes = b""  # under the mesh's key secret: of a key that policy has made
+    expires_unix_s: float | None = None  # None: it has no end
+    id: str = ""
+
+    def is_good(self, now_unix_s: float) -> bool:
+        return self.expires_unix_s is None or now_unix_s < self.expires_unix_s
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +56,7 @@ class Tenant:
 class Caller:
     tenant: Tenant
     workload: str
+    key: ApiKey | None = None  # None: told by certificate
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,19 +76,23 @@ class Tenants:
         version: str,
         tenants: Iterable[Tenant],
         classes: Mapping[WorkloadClass, ClassRules] = MappingProxyType({}),
+        key_secret: bytes = b"",
     ) -> None:
         self.version = version
+        self._key_secret = key_secret
         self._classes = classes
         self.has_ladders = any(each.ladder for each in classes.values())
         self._by_id: dict[str, Tenant] = {}
         self._by_spiffe_id: dict[str, Tenant] = {}
-        self._by_key: dict[bytes, Caller] = {}
+        self._by_sha256: dict[bytes, Caller] = {}
+        self._by_hmac: dict[bytes, Caller] = {}
         for tenant in tenants:
             _claim(self._by_id, tenant.id, tenant)
             for spiffe_id in tenant.spiffe_ids:
                 _claim(self._by_spiffe_id, spiffe_id, tenant)
             for key in tenant.api_keys:
-                _claim(self._by_key, key.sha256, Caller(tenant, key.workload))
+                owners, digest = self._place(key)
+                _claim(owners, digest, Caller(tenant, key.workload, key))
 
     def rules(self, workload_class: WorkloadClass) -> ClassRules:
         return self._classes.get(workload_class, _DEFAULT_RULES)
@@ -96,7 +109,23 @@ class Tenants:
         return Caller(tenant, workload) if tenant else None
 
     def by_api_key(self, key: str) -> Caller | None:
-        return self._by_key.get(hashlib.sha256(key.encode(errors="replace")).digest())
+        """Who has it, expired or not."""
+        secret = key.encode(errors="replace")
+        caller = self._by_sha256.get(hashlib.sha256(secret).digest())
+        if caller is None and self._by_hmac:
+            return self._by_hmac.get(hmac.digest(self._key_secret, secret, hashlib.sha256))
+        return caller
+
+    def has(self, key: ApiKey, tenant_id: str) -> bool:
+        """Whether it still is this tenant's. Another secret under its id is another key."""
+        owners, digest = self._place(key)
+        caller = owners.get(digest)
+        return caller is not None and caller.tenant.id == tenant_id
+
+    def _place(self, key: ApiKey) -> tuple[dict[bytes, Caller], bytes]:
+        if key.hmac_sha256:
+            return self._by_hmac, key.hmac_sha256
+        return self._by_sha256, key.sha256
 
 
 class PolicyView:

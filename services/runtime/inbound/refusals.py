@@ -9,6 +9,7 @@ from services.chassis.status import ErrorTable, Status
 from services.runtime.core.engine import ContextTooLong, EngineFailed, InvalidInput
 from services.runtime.core.limits import ContextLimit, OutputLimit
 from services.runtime.core.sampling import InvalidSampling
+from services.runtime.inbound.cuts import CertificateGone, KeyRevoked
 from services.runtime.inbound.patience import EngineStalled
 
 
@@ -41,6 +42,8 @@ ERRORS: ErrorTable = {
     NotReady: Status(grpc.StatusCode.UNAVAILABLE, "NO_ENDPOINT"),
     OutsideBoundary: Status(grpc.StatusCode.UNAVAILABLE, "NO_ENDPOINT"),
     EngineStalled: Status(grpc.StatusCode.UNAVAILABLE, "ENGINE_STALLED"),
+    KeyRevoked: Status(grpc.StatusCode.UNAUTHENTICATED, "KEY_REVOKED"),
+    CertificateGone: Status(grpc.StatusCode.UNAUTHENTICATED, "CERTIFICATE_REVOKED"),
     EngineFailed: Status(grpc.StatusCode.UNAVAILABLE, "ENGINE_FAILED"),
 }
 

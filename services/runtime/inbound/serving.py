@@ -19,6 +19,7 @@ from services.runtime.core.resuming import check_resumed
 from services.runtime.core.trimming import trimmed
 from services.runtime.inbound.answers import Answers
 from services.runtime.inbound.attempts import AttemptLog
+from services.runtime.inbound.cuts import Cuts
 from services.runtime.inbound.owners import Owner
 from services.runtime.inbound.patience import Patience
 from services.runtime.inbound.refusals import Draining, ModelNotFound, NotReady, OutsideBoundary
@@ -41,6 +42,7 @@ class Serving:
         self.patience = Patience()
         self.attempts = AttemptLog(engine)
         self.answers = Answers()
+        self.cuts = Cuts()
         self.without_progress_s = 0.0  # of the engine, while it has work
         self._active = 0
         self._idle = asyncio.Event()
@@ -93,9 +95,11 @@ class Serving:
                 yield _ALL_WRITTEN
                 return
             job = self._job(demand, report.owner, prompt, most)
-            async with aclosing(self._steps(job, deadline, report)) as steps:
-                async for step in steps:
-                    yield step
+            with self.cuts.running(report.owner.request_id):
+                async with aclosing(self._steps(job, deadline, report)) as steps:
+                    async for step in steps:
+                        self.cuts.check(report.owner.request_id)
+                        yield step
         finally:
             self._leave()
             report.end(context)

@@ -13,6 +13,7 @@ from evenflow.runtime.v1.runtime_service_pb2_grpc import RuntimeServiceServicer
 from services.chassis.deadline import Deadline
 from services.runtime.core.engine import InvalidInput
 from services.runtime.core.pace import Counts, Pace
+from services.runtime.inbound.cuts import CertificateGone, KeyRevoked
 from services.runtime.inbound.serving import Serving
 
 SERVICE = "evenflow.runtime.v1.RuntimeService"
@@ -20,6 +21,7 @@ CALLERS = {
     f"/{SERVICE}/WatchState": frozenset({"router"}),
     f"/{SERVICE}/WatchAttempts": frozenset({"router"}),
     f"/{SERVICE}/WatchAnswers": frozenset({"router"}),
+    f"/{SERVICE}/CutAttempts": frozenset({"router"}),
     f"/{SERVICE}/Drain": frozenset({"router", "operator"}),
 }
 
@@ -27,6 +29,11 @@ _LOOK_EVERY_S = 0.02  # no change is told more often
 _SAY_EVERY_S = 0.2  # silence means a fault; routers wait for four of these
 _LOOKS_PER_SAY = round(_SAY_EVERY_S / _LOOK_EVERY_S)
 _LOOKS_PER_COUNT = 5
+
+_CUTS = {
+    pb.CUT_REASON_API_KEY_REVOKED: KeyRevoked("the API key is good no more"),
+    pb.CUT_REASON_CERTIFICATE_REVOKED: CertificateGone("the certificate is good no more"),
+}
 
 
 class StateServicer(RuntimeServiceServicer):
@@ -78,6 +85,14 @@ class StateServicer(RuntimeServiceServicer):
         except TimeoutError:
             pass  # the answer says how many still run
         return pb.DrainResponse(still_running=self._serving.active)
+
+    async def CutAttempts(  # noqa: N802 - the name is the proto's
+        self, request: pb.CutAttemptsRequest, context: grpc.aio.ServicerContext
+    ) -> pb.CutAttemptsResponse:
+        why = _CUTS.get(request.reason)
+        if why is None:
+            raise InvalidInput("reason", "must be one that this runtime knows")
+        return pb.CutAttemptsResponse(cut=self._serving.cuts.cut(request.request_ids, why))
 
     def state(self) -> pb.WatchStateResponse:
         serving = self._serving

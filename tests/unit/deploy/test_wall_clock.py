@@ -26,6 +26,8 @@ ALLOWED = {
     ("services/policy/outbound/policy_file.py", "st_mtime_ns"): "likewise",
     ("services/runtime/main.py", "datetime.now"): "`created` of an OpenAI answer",
     ("services/router/parts.py", "datetime.now"): "`created` of a model",
+    ("services/policy/main.py", "datetime.now"): "a key's end is wall time",
+    ("services/router/following.py", "datetime.now"): "likewise",
     ("client/evenflow/certificates.py", "datetime.now"): "a certificate's validity is wall time",
     ("client/evenflow/revocations.py", "datetime.now"): "likewise",
     ("client/evenflow/cli/certs.py", "datetime.now"): "likewise",

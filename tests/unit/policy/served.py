@@ -1,6 +1,7 @@
 """A policy service that runs, over real mTLS connections."""
 
-from collections.abc import AsyncIterator
+import secrets
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
@@ -9,20 +10,27 @@ from typing import Any
 import grpc
 
 from evenflow.policy.v1 import tenant_service_pb2 as pb
+from evenflow.policy.v1.key_service_pb2_grpc import KeyServiceStub
 from evenflow.policy.v1.tenant_service_pb2_grpc import TenantServiceStub
 from services.chassis.environ import address
 from services.chassis.identity import TlsFiles, channel
+from services.policy.core.keys import KeyStore
 from services.policy.core.tenants import Policy
 from services.policy.inbound import checking as policies
-from services.policy.inbound import tenants
+from services.policy.inbound import keys, tenants
 from services.policy.inbound.checking import PolicyServicer
+from services.policy.inbound.keys import KeyServicer, Making
 from services.policy.inbound.tenants import TenantServicer
 from services.policy.main import build_server
 from services.policy.outbound.policy_file import policy_of
+from tests.fakes.kept_audit import KeptAudit
+from tests.fakes.kept_keys import KeptKeys
 from tests.identities import Identities
 from tests.unit.policy.policies import DOMAIN, policy
 
 FIRST = policy("v1", "acme")
+KEY_SECRET = bytes(range(32))
+NOW_UNIX_S = 1_800_000_000.0
 read = partial(policy_of, trust_domain=DOMAIN)
 
 
@@ -33,6 +41,12 @@ class Served:
         self.servicer = servicer
         self.where = where
         self.identities = identities
+        self.audit = KeptAudit()
+
+    @asynccontextmanager
+    async def keys(self, caller: str = "operator") -> AsyncIterator[Any]:
+        async with self._channel(self.identities.service(caller)) as calls:
+            yield KeyServiceStub(calls)
 
     @asynccontextmanager
     async def watching(self, caller: str = "router", **options: int) -> AsyncIterator[Any]:
@@ -55,17 +69,33 @@ class Served:
 
 @asynccontextmanager
 async def serving(
-    folder: Path, current: Policy = FIRST, *, heartbeat_s: float = 5.0
+    folder: Path,
+    current: Policy = FIRST,
+    *,
+    heartbeat_s: float = 5.0,
+    store: KeyStore | None = None,
+    now_unix_s: Callable[[], float] = lambda: NOW_UNIX_S,
 ) -> AsyncIterator[Served]:
     identities = Identities(folder)
     tls = identities.service("policy")
-    servicer = TenantServicer(current, heartbeat_s=heartbeat_s)
+    store = store or KeptKeys()
+    servicer = TenantServicer(current, heartbeat_s=heartbeat_s, keys=await store.read())
     checking = PolicyServicer(read, lambda: servicer.version)
-    parts = [tenants.served(servicer), policies.served(checking)]
+    made = Served(servicer, "", identities)
+    making = Making(
+        store=store,
+        audit=made.audit,
+        key_secret=KEY_SECRET,
+        chance=secrets.token_bytes,
+        now_unix_s=now_unix_s,
+    )
+    of_keys = keys.served(KeyServicer(servicer, making))
+    parts = [tenants.served(servicer), policies.served(checking), of_keys]
     server = build_server(parts, tls)
     port = server.listen(address("127.0.0.1:0"), tls)
     await server.grpc.start()
+    made.where = f"127.0.0.1:{port}"
     try:
-        yield Served(servicer, f"127.0.0.1:{port}", identities)
+        yield made
     finally:
         await server.grpc.stop(None)
