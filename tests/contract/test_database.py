@@ -7,6 +7,7 @@ from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from sqlalchemy import Connection, create_engine, text
 
+import services.policy.main  # noqa: F401 - declares every table
 from services.policy.outbound.database import (
     Database,
     DatabaseUnreachable,

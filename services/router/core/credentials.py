@@ -38,8 +38,9 @@ def cut(
     what is known by itself, an end and a list of serials, still counts."""
     key = credential.key
     if key is not None:
-        gone = tenants is not None and not tenants.has(key, tenant_id)
-        return Cut.API_KEY_REVOKED if gone or not key.is_good(now_unix_s) else None
+        known = key if tenants is None else tenants.now_of(key, tenant_id)
+        is_good = known is not None and known.is_good(now_unix_s)
+        return None if is_good else Cut.API_KEY_REVOKED
     if credential.serial and revoked(credential.serial):
         return Cut.CERTIFICATE_REVOKED
     if not credential.spiffe_id or tenants is None:

@@ -116,11 +116,12 @@ class Tenants:
             return self._by_hmac.get(hmac.digest(self._key_secret, secret, hashlib.sha256))
         return caller
 
-    def has(self, key: ApiKey, tenant_id: str) -> bool:
-        """Whether it still is this tenant's. Another secret under its id is another key."""
+    def now_of(self, key: ApiKey, tenant_id: str) -> ApiKey | None:
+        """What it is by now, and None when it is this tenant's no more. Another secret under its id
+        is another key; the same one may have another end."""
         owners, digest = self._place(key)
         caller = owners.get(digest)
-        return caller is not None and caller.tenant.id == tenant_id
+        return caller.key if caller is not None and caller.tenant.id == tenant_id else None
 
     def _place(self, key: ApiKey) -> tuple[dict[bytes, Caller], bytes]:
         if key.hmac_sha256:
