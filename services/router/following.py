@@ -21,6 +21,7 @@ from services.router.outbound.attempts import GrpcAttemptSource
 from services.router.outbound.cache_reports import GrpcCacheReports
 from services.router.outbound.cutting import Allowed
 from services.router.outbound.endpoint_states import GrpcEndpointStates, counts
+from services.router.outbound.leases import GrpcLedger
 from services.router.outbound.peers import GrpcRouter, PeerFollower
 from services.router.outbound.policy import GrpcPolicy, PolicyFollower
 from services.router.outbound.records import GrpcTelemetry
@@ -43,6 +44,7 @@ def followers(config: Config, parts: Parts, key_secret: bytes) -> Followers:
     yield from _of_peers(config, parts, tls, keep)
     policy = PolicyFollower(mesh.policy, clock, key_secret)
     yield keep(partial(policy.follow, GrpcPolicy(config.policy.text, tls)), what="policy")
+    yield keep(partial(parts.leases.follow, GrpcLedger(config.policy.text, tls)), what="ledger")
     if config.telemetry is not None:
         yield from _of_telemetry(config.telemetry, parts, tls, keep)
     yield parts.publisher.follow_certificate()

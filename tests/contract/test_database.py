@@ -8,13 +8,13 @@ from alembic.migration import MigrationContext
 from sqlalchemy import Connection, create_engine, text
 
 import services.policy.main  # noqa: F401 - declares every table
+from deploy.local.postgres import Postgres
 from services.policy.outbound.database import (
     Database,
     DatabaseUnreachable,
     InvalidDatabase,
     metadata,
 )
-from tests.databases import Postgres
 
 
 def make_counter(connection: Connection) -> None:

@@ -9,7 +9,7 @@ import pytest
 from services.policy.core.keys import Key, KeyExists, KeyNotFound, Keys, KeyStore, Secret
 from services.policy.outbound.database import Database
 from services.policy.outbound.key_table import KeyTable
-from tests.databases import POSTGRESQL, SQLITE
+from tests.contract.conftest import POSTGRESQL, SQLITE
 from tests.fakes.kept_keys import KeptKeys
 
 KEY = Key(
