@@ -12,6 +12,7 @@ from services.runtime.core.engine import EngineFailed
 from services.runtime.inbound.chat_answers import Heading, completion
 from services.runtime.inbound.chat_events import Events, done
 from services.runtime.inbound.chat_requests import demand, field_names
+from services.runtime.inbound.cuts import CertificateGone, KeyRevoked
 from services.runtime.inbound.owners import Owner
 from services.runtime.inbound.patience import EngineStalled
 from services.runtime.inbound.refusals import ERRORS, fields_named
@@ -25,6 +26,8 @@ CALLERS = {f"/{SERVICE}/": frozenset({"gateway"})}
 _BROKEN = {
     EngineStalled: ERRORS[EngineStalled],
     EngineFailed: ERRORS[EngineFailed],
+    KeyRevoked: ERRORS[KeyRevoked],
+    CertificateGone: ERRORS[CertificateGone],
     TimeoutError: Status(grpc.StatusCode.DEADLINE_EXCEEDED, "DEADLINE"),
 }
 
