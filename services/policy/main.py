@@ -4,9 +4,9 @@ import asyncio
 import os
 import secrets
 import sys
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from functools import partial
 
 import grpc
@@ -21,25 +21,30 @@ from services.chassis.server import Server, grpc_server
 from services.chassis.status import ErrorTable, Status
 from services.policy.config import Config
 from services.policy.core.audit import AuditUnavailable
+from services.policy.core.keys import KeyStore
 from services.policy.core.nodes import InvalidPolicy
 from services.policy.core.tenants import Policy
 from services.policy.inbound import checking as policies
-from services.policy.inbound import keys, tenants
+from services.policy.inbound import keys, ledger, tenants
 from services.policy.inbound.checking import PolicyServicer
 from services.policy.inbound.keys import KeyServicer, Making
+from services.policy.inbound.ledger import LedgerServicer
 from services.policy.inbound.tenants import TenantServicer
+from services.policy.outbound.books import Books
 from services.policy.outbound.database import Database, DatabaseUnreachable, InvalidDatabase
 from services.policy.outbound.key_following import follow_keys
 from services.policy.outbound.key_table import KeyTable
 from services.policy.outbound.logged_audit import LoggedAudit
 from services.policy.outbound.policy_file import PolicyFile, Stamp, policy_of
 from services.policy.outbound.reloading import follow
+from services.policy.outbound.upkeep import Upkeep, keep_up
 from services.policy.served import Served
 
 ERRORS: ErrorTable = {
     DatabaseUnreachable: Status(grpc.StatusCode.UNAVAILABLE, "DATABASE_UNREACHABLE"),
     AuditUnavailable: Status(grpc.StatusCode.UNAVAILABLE, "AUDIT_UNAVAILABLE"),
 }
+_DAY_S = 86_400.0
 FILE_HEALTH = "evenflow.policy.file"  # asked by name: NOT_SERVING while the file on disk is bad
 
 _log = structlog.get_logger(__name__)
@@ -86,23 +91,22 @@ async def serve(config: Config, source: Source, database: Database) -> None:
     tls = TlsFiles.in_folder(config.tls)
     address = config.otlp.text if config.otlp else None
     tracing = traces.start("policy", otlp_address=address, tls=tls, sample_share=config.trace_share)
+    now_unix_s = time.time  # noqa: TID251 - windows of budgets and keys' ends are wall time
     store = KeyTable(database)
     servicer = TenantServicer(
         source.policy, heartbeat_s=config.heartbeat_s, keys=await store.read()
     )
-    making = Making(
-        store=store,
-        audit=LoggedAudit(),
-        key_secret=source.key_secret,
-        chance=secrets.token_bytes,
-        now_unix_s=lambda: datetime.now(UTC).timestamp(),
-    )
     read = partial(policy_of, trust_domain=config.trust_domain)
     checking = PolicyServicer(read, lambda: servicer.version)
+    books = Books(database)
+    leasing = LedgerServicer(
+        books, source.policy, now_unix_s=now_unix_s, heartbeat_s=config.heartbeat_s
+    )
     parts = [
         tenants.served(servicer),
         policies.served(checking),
-        keys.served(KeyServicer(servicer, making)),
+        ledger.served(leasing),
+        keys.served(KeyServicer(servicer, _making(store, source, now_unix_s))),
     ]
     server = build_server(parts, tls)
     server.listen(config.listen, tls)
@@ -111,16 +115,34 @@ async def serve(config: Config, source: Source, database: Database) -> None:
     await _set_file_health(server, good=True)
     _log.info("server.ready", listen=config.listen.text)
     async with asyncio.TaskGroup() as tasks:
-        following = tasks.create_task(_follow(source, servicer, server))
-        changing = tasks.create_task(
-            follow_keys(store, lambda: servicer.keys, servicer.publish_keys)
-        )
+        following = [
+            tasks.create_task(_follow(source, [servicer, leasing], server)),
+            tasks.create_task(keep_up(books, _upkeep(config), now_unix_s)),
+            tasks.create_task(follow_keys(store, lambda: servicer.keys, servicer.publish_keys)),
+        ]
         await lifecycle.stop_signal()
-        following.cancel()
-        changing.cancel()
+        for each in following:
+            each.cancel()
         servicer.close()
+        leasing.close()
         await lifecycle.drain(server, drain_s=config.drain_s)
     await asyncio.to_thread(tracing.stop)
+
+
+def _making(store: KeyStore, source: Source, now_unix_s: Callable[[], float]) -> Making:
+    return Making(
+        store=store,
+        audit=LoggedAudit(),
+        key_secret=source.key_secret,
+        chance=secrets.token_bytes,
+        now_unix_s=now_unix_s,
+    )
+
+
+def _upkeep(config: Config) -> Upkeep:
+    return Upkeep(
+        longest_request_s=config.longest_request_s, keep_s=config.keep_attempts_days * _DAY_S
+    )
 
 
 def build_server(parts: Sequence[Served], tls: TlsFiles) -> Server:
@@ -135,11 +157,14 @@ def build_server(parts: Sequence[Served], tls: TlsFiles) -> Server:
     return server
 
 
-async def _follow(source: Source, servicer: TenantServicer, server: Server) -> None:
+async def _follow(
+    source: Source, told: Sequence[TenantServicer | LedgerServicer], server: Server
+) -> None:
     async with asyncio.TaskGroup() as tasks:
 
         def took(policy: Policy) -> None:
-            servicer.publish(policy)
+            for each in told:
+                each.publish(policy)
             tasks.create_task(_set_file_health(server, good=True))
 
         def refused(_problems: str) -> None:

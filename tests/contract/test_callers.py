@@ -17,6 +17,10 @@ from google.protobuf import empty_pb2
 import evenflow
 from services.chassis.environ import address
 from services.chassis.identity import TlsFiles, channel
+from services.policy.inbound import ledger
+from services.policy.inbound.ledger import LedgerServicer
+from services.policy.outbound.books import Books
+from services.policy.outbound.database import Database
 from services.router.inbound.peers import PeerServicer
 from services.router.servers import operator_server
 from services.runtime.core.simulation import Behaviour
@@ -30,6 +34,7 @@ from tests.fakes.collector import FakeSink
 from tests.fakes.runtime_mesh import refusal
 from tests.fakes.runtime_mesh import running as runtime_running
 from tests.identities import TRUST_DOMAIN, Identities
+from tests.unit.policy.served import FIRST
 from tests.unit.policy.served import serving as policy_serving
 from tests.unit.router.values import mesh
 
@@ -77,6 +82,14 @@ RULES: Mapping[str, tuple[str, Mapping[str, frozenset[str]]]] = {
         {"WatchTenants": frozenset({"router", "operator"})},
     ),
     "evenflow.policy.v1.PolicyService": ("policy", {"CheckPolicy": frozenset({"operator"})}),
+    "evenflow.policy.v1.LedgerService": (
+        "policy",
+        {
+            "Lease": frozenset({"router"}),
+            "Settle": frozenset({"runtime"}),
+            **dict.fromkeys(("ListBudgets", "ForgetRuntime"), frozenset({"operator"})),
+        },
+    ),
     "evenflow.policy.v1.KeyService": (
         "policy",
         dict.fromkeys(("CreateKey", "RotateKey", "RevokeKey", "ListKeys"), frozenset({"operator"})),
@@ -86,7 +99,6 @@ RULES: Mapping[str, tuple[str, Mapping[str, frozenset[str]]]] = {
 UNSERVED = frozenset(
     {
         "evenflow.openai.v1.ModelsService",  # on Envoy's own socket
-        "evenflow.policy.v1.LedgerService",  # to come
     }
 )
 METHODS = [
@@ -124,7 +136,14 @@ def test_every_rpc_has_a_rule() -> None:
 async def servers(folder: Path) -> AsyncIterator[tuple[Identities, Mapping[str, str]]]:
     """Every service that listens for others, at its address."""
     async with AsyncExitStack() as stack:
-        policy = await stack.enter_async_context(policy_serving(folder))
+        database = Database(f"sqlite:///{folder}/policy.db")
+        database.migrate()
+        stack.callback(database.close)
+        books = Books(database)
+        leasing = LedgerServicer(books, FIRST, now_unix_s=lambda: 0.0, heartbeat_s=5.0)
+        policy = await stack.enter_async_context(
+            policy_serving(folder, besides=[ledger.served(leasing)])
+        )
         known = policy.identities
         engine = SimulatedEngine(Behaviour())
         runtime = await stack.enter_async_context(runtime_running(folder, engine, identities=known))

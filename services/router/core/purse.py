@@ -176,6 +176,14 @@ class Purse:
             del self._slices[account]
         self._touched.update(self._slices)
 
+    def forget(self) -> None:
+        """Everything: the ledger has taken it back."""
+        self._slices.clear()
+        self._by_request.clear()
+        self._by_number.clear()
+        self._over.clear()
+        self._touched.clear()
+
     def all_idle(self) -> Batch:
         """For policy, of a router that ends. What is aside is settled without it."""
         idle = [Want(each, found.there) for each, found in self._slices.items() if found.there > 0]

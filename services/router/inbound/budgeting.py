@@ -5,6 +5,7 @@ That wait is at most LONGEST_S, and over at once when policy says that nothing i
 """
 
 import asyncio
+import uuid
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -126,6 +127,11 @@ class Budgeting:
         self._connected = False
         for request_id in list(self._waiting):
             self._again(request_id)
+
+    def forgotten(self) -> None:
+        """The ledger took this router for gone, and has what it held: it begins as another."""
+        self.router = uuid.uuid4().hex
+        self.purse.forget()
 
     def given_up(self, request_id: str) -> None:
         """It was let go, and nobody heard of it."""

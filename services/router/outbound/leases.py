@@ -9,6 +9,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from contextlib import aclosing
 from typing import Any, Protocol
 
+import grpc
 import structlog
 
 from evenflow.policy.v1 import ledger_service_pb2 as pb
@@ -39,6 +40,9 @@ class Holder(Protocol):
 
     def lost(self) -> None:
         """Policy does not answer."""
+
+    def forgotten(self) -> None:
+        """Policy has taken back what this router held; `router` is another name from now on."""
 
 
 class Ledger(Protocol):
@@ -93,6 +97,10 @@ class LeaseFollower:
                     if response is None:
                         return
                     self._hear(response)
+        except grpc.aio.AioRpcError as error:
+            if error.code() is grpc.StatusCode.FAILED_PRECONDITION:
+                self._begin_anew()
+            raise
         finally:
             self._connected = False
             self._holder.lost()
@@ -108,6 +116,12 @@ class LeaseFollower:
                 await self._ended.wait()
         except TimeoutError:
             _log.warning("leases.kept", why="policy did not answer in time")
+
+    def _begin_anew(self) -> None:
+        _log.error("leases.forgotten", why="policy took this router for gone")
+        self._holder.forgotten()
+        self._sequence = self._heard = 0
+        self._asked = None
 
     async def _requests(self) -> AsyncIterator[pb.LeaseRequest]:
         self._answered.clear()

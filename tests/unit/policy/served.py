@@ -1,7 +1,7 @@
 """A policy service that runs, over real mTLS connections."""
 
 import secrets
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
@@ -23,6 +23,7 @@ from services.policy.inbound.keys import KeyServicer, Making
 from services.policy.inbound.tenants import TenantServicer
 from services.policy.main import build_server
 from services.policy.outbound.policy_file import policy_of
+from services.policy.served import Served as Part
 from tests.fakes.kept_audit import KeptAudit
 from tests.fakes.kept_keys import KeptKeys
 from tests.identities import Identities
@@ -74,6 +75,7 @@ async def serving(
     *,
     heartbeat_s: float = 5.0,
     store: KeyStore | None = None,
+    besides: Sequence[Part] = (),
     now_unix_s: Callable[[], float] = lambda: NOW_UNIX_S,
 ) -> AsyncIterator[Served]:
     identities = Identities(folder)
@@ -90,7 +92,7 @@ async def serving(
         now_unix_s=now_unix_s,
     )
     of_keys = keys.served(KeyServicer(servicer, making))
-    parts = [tenants.served(servicer), policies.served(checking), of_keys]
+    parts = [tenants.served(servicer), policies.served(checking), of_keys, *besides]
     server = build_server(parts, tls)
     port = server.listen(address("127.0.0.1:0"), tls)
     await server.grpc.start()
