@@ -36,7 +36,7 @@ from services.policy.outbound.key_following import follow_keys
 from services.policy.outbound.key_table import KeyTable
 from services.policy.outbound.logged_audit import LoggedAudit
 from services.policy.outbound.policy_file import PolicyFile, Stamp, policy_of
-from services.policy.outbound.reloading import follow
+from services.policy.outbound.reloading import follow, say_loaded
 from services.policy.outbound.upkeep import Upkeep, keep_up
 from services.policy.served import Served
 
@@ -75,7 +75,7 @@ def main() -> int:
         print(f"can't use the policy in {config.file}:\n{error}", file=sys.stderr)
         return EX_CONFIG
     logs.configure("policy")
-    _log.info("policy.loaded", version=policy.version, tenants=len(policy.tenants))
+    say_loaded(policy)
     try:
         database.migrate()
         lifecycle.run(serve(config, Source(file, policy, stamp, key_secret), database))

@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 from google.protobuf.duration_pb2 import Duration
 
-from evenflow.cli import budgets, certs, chat, explain, keys, policy, status, tenants
+from evenflow.cli import budgets, certs, chat, explain, keys, policy, salts, status, tenants
 from evenflow.cli.durations import duration
 from evenflow.cli.exits import exits_cleanly
 from evenflow.cli.where import Where
@@ -22,6 +22,9 @@ budget_app = typer.Typer(no_args_is_help=True)
 app.add_typer(budget_app, name="budget", help="What tenants may spend, and have spent.")
 keys_app = typer.Typer(no_args_is_help=True)
 app.add_typer(keys_app, name="keys", help="API keys, for callers without a certificate.")
+
+salts_app = typer.Typer(no_args_is_help=True)
+app.add_typer(salts_app, name="salts", help="What keeps tenants apart in every cache.")
 
 Home = Annotated[
     Path, typer.Option(envvar="EVENFLOW_HOME", help="What `make run` writes its certificates to.")
@@ -185,6 +188,13 @@ def revoke(
     """Have a certificate refused on every new connection, before its end."""
     with exits_cleanly():
         certs.revoke_certificate(certificate, home=home)
+
+
+@salts_app.command("rotate")
+def rotate_salts(*, home: Home = DEFAULT_HOME) -> None:
+    """Begin a new epoch of cache salts: routers forget every prefix and answer within 2 s."""
+    with exits_cleanly():
+        salts.rotate(home)
 
 
 @keys_app.command("create")

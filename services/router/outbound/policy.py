@@ -103,11 +103,15 @@ class Decoded:
 
     def __init__(self) -> None:
         self._before: dict[bytes, Tenant] = {}
+        self._pools: Mapping[WorkloadClass, str] = {}
 
-    def tenants(self, sent: Iterable[pb.Tenant]) -> tuple[Tenant, ...]:
-        before = self._before
+    def tenants(
+        self, sent: Iterable[pb.Tenant], pools: Mapping[WorkloadClass, str]
+    ) -> tuple[Tenant, ...]:
+        before = self._before if pools == self._pools else {}
         named = [(each.SerializeToString(), each) for each in sent]
-        self._before = {key: before.get(key) or _tenant(each) for key, each in named}
+        self._before = {key: before.get(key) or _tenant(each, pools) for key, each in named}
+        self._pools = pools
         return tuple(self._before[key] for key, _ in named)
 
 
@@ -122,9 +126,14 @@ def _word(response: pb.WatchTenantsResponse, decoded: Decoded, *, again: bool) -
         for each in response.classes
         if each.workload_class in WORKLOAD_CLASSES
     }
+    pools = {
+        WORKLOAD_CLASSES[each.workload_class]: each.pool
+        for each in response.classes
+        if each.workload_class in WORKLOAD_CLASSES and each.pool
+    }
     return PolicyWord(
         response.version,
-        decoded.tenants(known),
+        decoded.tenants(known, pools),
         classes,
         prices(response.prices),
     )
@@ -135,7 +144,7 @@ def is_known(tenant: pb.Tenant) -> bool:
     return tenant.default_workload_class in WORKLOAD_CLASSES and are_known(tenant.budgets)
 
 
-def _tenant(tenant: pb.Tenant) -> Tenant:
+def _tenant(tenant: pb.Tenant, class_pools: Mapping[WorkloadClass, str]) -> Tenant:
     return Tenant(
         id=tenant.id,
         spiffe_ids=tuple(tenant.spiffe_ids),
@@ -149,6 +158,7 @@ def _tenant(tenant: pb.Tenant) -> Tenant:
         max_output_tokens=tenant.max_output_tokens,
         weight=max(1, tenant.weight),
         pool=tenant.pool,
+        class_pools=class_pools,
         budgets=budgets(tenant.id, tenant.budgets),
     )
 

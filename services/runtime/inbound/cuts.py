@@ -1,43 +1,67 @@
-"""Attempts that must not go on, since their caller's key or certificate is good no more: they end
-with their next step."""
+"""Ends what is under way for requests whose key or certificate was revoked."""
 
-from collections import Counter
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+import asyncio
+from collections.abc import Iterable
+
+from services.chassis.revocation import CertificateRevoked
 
 
 class KeyRevoked(PermissionError):
-    """The API key that the request came with is revoked or has expired."""
+    """The caller's API key is good no more; come back with another."""
 
 
-class CertificateGone(PermissionError):
-    """Likewise its certificate, or nobody owns its SPIFFE ID any more."""
+Revoked = type[KeyRevoked] | type[CertificateRevoked]
+_SAID = {
+    KeyRevoked: "this request's API key is revoked",
+    CertificateRevoked: "this request's certificate is revoked",
+}
+
+
+class Cut:
+    """Of one attempt: not yet cut, or why. Interrupts its wait for the engine."""
+
+    def __init__(self) -> None:
+        self.why: Revoked | None = None
+        self._wait: asyncio.Timeout | None = None
+
+    def check(self) -> None:
+        """Raises KeyRevoked, CertificateRevoked."""
+        if self.why is not None:
+            raise self.why(_SAID[self.why])
+
+    def waits(self, wait: asyncio.Timeout | None) -> None:
+        """None: no more."""
+        self._wait = wait
+
+    def now(self, why: Revoked) -> None:
+        self.why = why
+        if self._wait is not None and not self._wait.expired():
+            self._wait.reschedule(asyncio.get_running_loop().time())
 
 
 class Cuts:
     def __init__(self) -> None:
-        self._running: Counter[str] = Counter()  # arms of a hedge have one id
-        self._cut: dict[str, PermissionError] = {}
+        self._under_way: dict[str, list[Cut]] = {}
 
-    @contextmanager
-    def running(self, request_id: str) -> Iterator[None]:
-        self._running[request_id] += 1
-        try:
-            yield
-        finally:
-            self._running[request_id] -= 1
-            if not self._running[request_id]:
-                del self._running[request_id]
-                self._cut.pop(request_id, None)
+    def enter(self, request_id: str) -> Cut:
+        cut = Cut()
+        self._under_way.setdefault(request_id, []).append(cut)
+        return cut
 
-    def cut(self, request_ids: Iterable[str], why: PermissionError) -> int:
-        """How many attempts end by it."""
-        here = {each for each in request_ids if each in self._running}
-        self._cut.update(dict.fromkeys(here, why))
-        return sum(self._running[each] for each in here)
+    def leave(self, request_id: str, cut: Cut) -> None:
+        here = self._under_way[request_id]
+        here.remove(cut)
+        if not here:
+            del self._under_way[request_id]
 
-    def check(self, request_id: str) -> None:
-        """Raises what it was cut for."""
-        why = self._cut.get(request_id)
-        if why is not None:
-            raise type(why)(*why.args)
+    def cut(self, request_ids: Iterable[str], why: Revoked) -> int:
+        """How many were cut that had not been."""
+        found = [
+            each
+            for request_id in set(request_ids)
+            for each in self._under_way.get(request_id, ())
+            if each.why is None
+        ]
+        for each in found:
+            each.now(why)
+        return len(found)

@@ -2,18 +2,20 @@
 
 import asyncio
 import uuid
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import aclosing
 
 import grpc
+import structlog
 from google.protobuf.duration_pb2 import Duration
 
 from evenflow.runtime.v1 import runtime_service_pb2 as pb
 from evenflow.runtime.v1.runtime_service_pb2_grpc import RuntimeServiceServicer
 from services.chassis.deadline import Deadline
+from services.chassis.revocation import CertificateRevoked
 from services.runtime.core.engine import InvalidInput
 from services.runtime.core.pace import Counts, Pace
-from services.runtime.inbound.cuts import CertificateGone, KeyRevoked
+from services.runtime.inbound.cuts import KeyRevoked, Revoked
 from services.runtime.inbound.serving import Serving
 
 SERVICE = "evenflow.runtime.v1.RuntimeService"
@@ -21,19 +23,19 @@ CALLERS = {
     f"/{SERVICE}/WatchState": frozenset({"router"}),
     f"/{SERVICE}/WatchAttempts": frozenset({"router"}),
     f"/{SERVICE}/WatchAnswers": frozenset({"router"}),
-    f"/{SERVICE}/CutAttempts": frozenset({"router"}),
     f"/{SERVICE}/Drain": frozenset({"router", "operator"}),
+    f"/{SERVICE}/CutAttempts": frozenset({"router"}),
 }
 
 _LOOK_EVERY_S = 0.02  # no change is told more often
 _SAY_EVERY_S = 0.2  # silence means a fault; routers wait for four of these
 _LOOKS_PER_SAY = round(_SAY_EVERY_S / _LOOK_EVERY_S)
 _LOOKS_PER_COUNT = 5
-
-_CUTS = {
-    pb.CUT_REASON_API_KEY_REVOKED: KeyRevoked("the API key is good no more"),
-    pb.CUT_REASON_CERTIFICATE_REVOKED: CertificateGone("the certificate is good no more"),
+_REVOKED: Mapping[pb.CutReason.ValueType, Revoked] = {
+    pb.CUT_REASON_API_KEY_REVOKED: KeyRevoked,
+    pb.CUT_REASON_CERTIFICATE_REVOKED: CertificateRevoked,
 }
+_log = structlog.get_logger(__name__)
 
 
 class StateServicer(RuntimeServiceServicer):
@@ -89,10 +91,13 @@ class StateServicer(RuntimeServiceServicer):
     async def CutAttempts(  # noqa: N802 - the name is the proto's
         self, request: pb.CutAttemptsRequest, context: grpc.aio.ServicerContext
     ) -> pb.CutAttemptsResponse:
-        why = _CUTS.get(request.reason)
+        why = _REVOKED.get(request.reason)
         if why is None:
-            raise InvalidInput("reason", "must be one that this runtime knows")
-        return pb.CutAttemptsResponse(cut=self._serving.cuts.cut(request.request_ids, why))
+            raise InvalidInput("reason", f"must be one of the reasons, got {request.reason}")
+        cut = self._serving.cuts.cut(request.request_ids, why)
+        if cut:
+            _log.info("attempts.cut", cut=cut, why=pb.CutReason.Name(request.reason))
+        return pb.CutAttemptsResponse(cut=cut)
 
     def state(self) -> pb.WatchStateResponse:
         serving = self._serving

@@ -28,7 +28,7 @@ ALLOWED = {
         "services/policy/main.py",
         "time.time",
     ): "windows of budgets, the ledger's ages",
-    ("services/runtime/main.py", "datetime.now"): "`created` of an OpenAI answer",
+    ("services/runtime/main.py", "datetime.now"): "`created` of an answer, ends of attempts",
     ("services/router/parts.py", "datetime.now"): "`created` of a model",
     ("services/router/following.py", "datetime.now"): "a key's end is wall time",
     ("client/evenflow/certificates.py", "datetime.now"): "a certificate's validity is wall time",
