@@ -1,4 +1,4 @@
-"""The demo tenants' API keys, the tenants' file that knows their hashes, and the salt's secret."""
+"""The demo tenants' API keys, the tenants' file that knows their hashes, and the mesh's secrets."""
 
 import hashlib
 import secrets
@@ -26,6 +26,12 @@ def ensure_cache_salt(home: Path) -> Path:
     """A line for each epoch, the last one in force; `evenflow salts rotate` appends one."""
     path = salt_file(home)
     _ensure(path, f"0:{secrets.token_hex(SECRET_BYTES)}")
+    return path
+
+
+def ensure_key_secret(home: Path) -> Path:
+    path = home / "secrets" / "api-keys"
+    _ensure(path, secrets.token_hex(SECRET_BYTES))
     return path
 
 

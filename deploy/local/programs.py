@@ -29,6 +29,7 @@ class Prepared:
     envoy: Path
     tenants: Path
     cache_salt: Path
+    key_secret: Path
     sockets: Path  # folder
 
 
@@ -76,6 +77,7 @@ def _policy(settings: Settings, prepared: Prepared) -> dict[str, str]:
         "POLICY_DATABASE": os.environ.get(
             "POLICY_DATABASE", f"sqlite:///{settings.home}/policy.db"
         ),
+        "POLICY_KEY_SECRET_FILE": str(prepared.key_secret),
         "POLICY_OTLP": address(settings.telemetry_port),
     }
 
@@ -106,6 +108,7 @@ def _router(settings: Settings, prepared: Prepared) -> dict[str, str]:
         "ROUTER_TLS": _tls(settings, "router"),
         "ROUTER_GATEWAY_TLS": _tls(settings, "gateway"),
         "ROUTER_SALT_SECRET_FILE": str(prepared.cache_salt),
+        "ROUTER_KEY_SECRET_FILE": str(prepared.key_secret),
         # Who waits holds a connection, and as many again are for those who need not.
         "ROUTER_QUEUE_LIMIT": os.environ.get("ROUTER_QUEUE_LIMIT", str(_queue_limit())),
     }

@@ -93,6 +93,7 @@ def second(
             envoy=install_envoy(Path(os.environ.get("EVENFLOW_DOWNLOADS", ROOT / ".evenflow"))),
             tenants=home / "tenants.yaml",
             cache_salt=salt_file(home),
+            key_secret=home / "secrets" / "api-keys",
             sockets=Path(folder),
         )
         own = [each for each in programs(settings, prepared, engine) if each.name in _OWN]

@@ -23,6 +23,11 @@ class Config:
         environ.text,
         help="`sqlite:////folder/policy.db` or `postgresql+psycopg://user@host/name`; kept private",
     )
+    key_secret_file: Path = setting(
+        environ.path,
+        help="64 or more hexadecimal digits that API keys are hashed with, the routers' too; a new "
+        "one ends all keys that policy has made",
+    )
     heartbeat_s: float = setting(
         environ.positive,
         default=2.0,
@@ -30,7 +35,7 @@ class Config:
     )
     longest_request_s: float = setting(
         environ.positive,
-        default=3600.0,
+        default=4000.0,
         help="what a router admitted has ended so long after it was last heard of: its "
         "`ROUTER_POLICY_STALE_S` and the longest deadline; then what it held is given up",
     )

@@ -56,6 +56,10 @@ class Config:
         help="secrets of cache salts, a line `<epoch>:<64 hexadecimal digits>` each; "
         "the last is in force, and a new one empties all caches",
     )
+    key_secret_file: Path = setting(
+        environ.path,
+        help="64 or more hexadecimal digits that API keys are hashed with, policy's too",
+    )
     policy_stale_s: float = setting(
         environ.positive,
         default=300.0,

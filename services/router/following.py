@@ -3,6 +3,7 @@
 import asyncio
 import random
 from collections.abc import Callable, Coroutine, Iterator, Sequence
+from datetime import UTC, datetime
 from functools import partial
 from typing import Any
 
@@ -15,10 +16,11 @@ from services.router.config import Config
 from services.router.core.exchange import Change
 from services.router.core.limit_words import LimitPeer
 from services.router.inbound.mesh import Mesh
-from services.router.outbound import answers, salt_file
+from services.router.outbound import answers, cutting, salt_file
 from services.router.outbound.answers import GrpcAnswers
 from services.router.outbound.attempts import GrpcAttemptSource
 from services.router.outbound.cache_reports import GrpcCacheReports
+from services.router.outbound.cutting import Allowed
 from services.router.outbound.endpoint_states import GrpcEndpointStates, counts
 from services.router.outbound.leases import GrpcLedger
 from services.router.outbound.peers import GrpcRouter, PeerFollower
@@ -35,14 +37,14 @@ _log = structlog.get_logger(__name__)
 Followers = Iterator[Coroutine[Any, Any, None]]
 
 
-def followers(config: Config, parts: Parts) -> Followers:
+def followers(config: Config, parts: Parts, key_secret: bytes) -> Followers:
     """None of them ends but by cancellation."""
     tls, mesh = TlsFiles.in_folder(config.tls), parts.mesh
     clock = asyncio.get_running_loop().time
     keep = partial(keep_open, jitter=random.Random())  # noqa: S311 - spreads reconnects
     yield from _of_runtimes(config, parts, tls, keep)
     yield from _of_peers(config, parts, tls, keep)
-    policy = PolicyFollower(mesh.policy, clock)
+    policy = PolicyFollower(mesh.policy, clock, key_secret)
     yield keep(partial(policy.follow, GrpcPolicy(config.policy.text, tls)), what="policy")
     shadow = GrpcShadow(config.policy.text, tls, mesh.shadow, router=parts.instance_id)
     yield keep(partial(shadow.follow, clock), what="shadow policy")
@@ -52,6 +54,7 @@ def followers(config: Config, parts: Parts) -> Followers:
         yield from _of_telemetry(config.telemetry, parts, tls, keep)
     yield parts.publisher.follow_certificate()
     yield salt_file.follow(config.salt_secret_file, mesh.salts.replaced)
+    yield _cutting(mesh, tls, clock)
     yield _sweep(mesh, clock)
 
 
@@ -113,6 +116,15 @@ def _elsewhere(mesh: Mesh, peers: Sequence[PeerFollower], changes: list[Change])
         mesh.line.flow.elsewhere(each, weight=tenant.weight if tenant else 1)
     if changes:
         mesh.line.stir()
+
+
+def _cutting(mesh: Mesh, tls: TlsFiles, clock: Callable[[], float]) -> Coroutine[Any, Any, None]:
+    allowed = Allowed(lambda: mesh.policy.current(clock()), mesh.revoked, _now_unix_s)
+    return cutting.follow(mesh.requests, allowed, lambda address: GrpcRuntime(address, tls))
+
+
+def _now_unix_s() -> float:
+    return datetime.now(UTC).timestamp()
 
 
 async def _sweep(mesh: Mesh, clock: Callable[[], float]) -> None:

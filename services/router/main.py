@@ -12,6 +12,7 @@ import structlog
 from services.chassis import lifecycle, logs, traces
 from services.chassis.environ import EX_CONFIG, Address, InvalidConfig
 from services.chassis.identity import TlsFiles
+from services.chassis.secret_file import read_secret
 from services.chassis.server import Server
 from services.router.config import Config
 from services.router.core.salts import CacheSalts
@@ -38,6 +39,7 @@ def main() -> int:
     try:
         config = Config.from_environ(os.environ)
         salts = CacheSalts(salt_file.read(config.salt_secret_file))
+        key_secret = read_secret(config.key_secret_file)
         for socket in (config.socket, config.check_socket):
             _make_private(socket)
     except InvalidConfig as error:
@@ -48,21 +50,21 @@ def main() -> int:
         return EX_CONFIG
     logs.configure("router")
     try:
-        lifecycle.run(serve(config, salts))
+        lifecycle.run(serve(config, salts, key_secret))
     except lifecycle.CANNOT_START as error:
         print(error, file=sys.stderr)
         return 1
     return 0
 
 
-async def serve(config: Config, salts: CacheSalts) -> None:
+async def serve(config: Config, salts: CacheSalts, key_secret: bytes) -> None:
     """Until SIGTERM or SIGINT. What follows others ends after what serves."""
     tls = TlsFiles.in_folder(config.tls)
     address = config.telemetry.text if config.telemetry else None
     tracing = traces.start("router", otlp_address=address, tls=tls, sample_share=config.trace_share)
     parts = made(config, salts)
     async with asyncio.TaskGroup() as tasks:
-        following = [tasks.create_task(each) for each in followers(config, parts)]
+        following = [tasks.create_task(each) for each in followers(config, parts, key_secret)]
 
         def empty(address: str) -> None:
             parts.mesh.endpoints.drain(address)

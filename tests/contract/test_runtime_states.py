@@ -12,6 +12,7 @@ import pytest
 from evenflow.runtime.v1 import runtime_service_pb2 as pb
 from evenflow.runtime.v1 import runtime_service_pb2_grpc as pb_grpc
 from services.router.core.circuits import OPENS_AFTER, Circuits, Outcome
+from services.router.core.credentials import Cut
 from services.router.core.endpoints import Endpoints, Readiness
 from services.router.core.inflight import Load, Slot
 from services.router.core.outliers import Outliers
@@ -43,11 +44,25 @@ class Servicer(SilentRuntime):
         except grpc.aio.AioRpcError as error:
             await context.abort(error.code(), "died")
 
+    async def CutAttempts(  # noqa: N802 - the name is the proto's
+        self, request: pb.CutAttemptsRequest, context: grpc.aio.ServicerContext
+    ) -> pb.CutAttemptsResponse:
+        why = _CUTS[request.reason]
+        return pb.CutAttemptsResponse(
+            cut=await self._runtime.cut(request.request_ids, why, within_s=1.0)
+        )
+
     async def Drain(  # noqa: N802 - the name is the proto's
         self, request: pb.DrainRequest, context: grpc.aio.ServicerContext
     ) -> pb.DrainResponse:
         await self._runtime.drain(within_s=1.0)
         return pb.DrainResponse()
+
+
+_CUTS = {
+    pb.CUT_REASON_API_KEY_REVOKED: Cut.API_KEY_REVOKED,
+    pb.CUT_REASON_CERTIFICATE_REVOKED: Cut.CERTIFICATE_REVOKED,
+}
 
 
 class Connect(Protocol):
@@ -191,3 +206,18 @@ def test_a_runtime_that_is_not_there_is_lost(identities: Identities) -> None:
         assert router.endpoints.get(router.address).tried
 
     asyncio.run(scenario())
+
+
+@pytest.mark.parametrize("why", Cut)
+def test_attempts_that_must_not_go_on_are_cut_once(connect: Connect, why: Cut) -> None:
+    fake = FakeRuntime("127.0.0.1:9101")
+    fake.running = {"r1", "r2", "r3"}
+
+    async def scenario() -> list[int]:
+        async with connect(fake) as runtime:
+            asked = ["r1", "r3", "elsewhere"]
+            return [await runtime.cut(asked, why, within_s=PATIENCE_S) for _ in range(2)]
+
+    assert asyncio.run(scenario()) == [2, 0]
+    assert fake.running == {"r2"}
+    assert fake.cuts[0] == (frozenset({"r1", "r3", "elsewhere"}), why)

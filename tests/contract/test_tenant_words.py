@@ -22,7 +22,14 @@ from services.router.core.rungs import (
     SmallerOutput,
     Trigger,
 )
-from services.router.core.tenants import NO_LIMITS, ClassRules, Limits, PolicyView, Tenant
+from services.router.core.tenants import (
+    NO_LIMITS,
+    ApiKey,
+    ClassRules,
+    Limits,
+    PolicyView,
+    Tenant,
+)
 from services.router.outbound.ladders import ladder
 from services.router.outbound.policy import GrpcPolicy, Policy, PolicyFollower, PolicyWord
 from tests.fakes.tenant_words import FakePolicy
@@ -63,7 +70,7 @@ def _encoded(each: Tenant) -> pb.Tenant:
     return pb.Tenant(
         id=each.id,
         spiffe_ids=each.spiffe_ids,
-        api_keys=[pb.ApiKey(sha256=key.sha256, workload=key.workload) for key in each.api_keys],
+        api_keys=[_api_key(key) for key in each.api_keys],
         models=each.models,
         workload_classes=[NUMBERS[known] for known in each.workload_classes],
         default_workload_class=NUMBERS[each.default_workload_class],
@@ -78,6 +85,15 @@ def _encoded(each: Tenant) -> pb.Tenant:
             kv_share=each.limits.kv_share,
         ),
     )
+
+
+def _api_key(key: ApiKey) -> pb.ApiKey:
+    sent = pb.ApiKey(
+        id=key.id, sha256=key.sha256, workload=key.workload, hmac_sha256=key.hmac_sha256
+    )
+    if key.expires_unix_s is not None:
+        sent.expires_at.FromMicroseconds(round(key.expires_unix_s * 1e6))
+    return sent
 
 
 def _rules(workload_class: WorkloadClass, rules: ClassRules) -> pb.ClassRules:
@@ -170,6 +186,22 @@ def test_what_classes_get_arrives_as_it_was_sent(connect: Connect) -> None:
     assert tenants.by_id("acme") == tenant(weight=7, pool="vault")
     assert tenants.rules(WorkloadClass.BATCH) == rules
     assert tenants.rules(WorkloadClass.INTERACTIVE) == ClassRules()
+
+
+def test_keys_arrive_as_they_were_sent(connect: Connect) -> None:
+    keys = (
+        ApiKey(bytes(32), "web", id="of-the-file"),
+        ApiKey(b"", "web", bytes(range(32)), 1_800_000_000.25, "of-policy"),
+        ApiKey(b"", "web", bytes(range(1, 33)), None, "of-policy"),
+    )
+    other = tenant(id="globex", spiffe_ids=())
+    first = PolicyWord("v1", (tenant(api_keys=()), other))
+    view = followed(connect, [first, PolicyWord("v2", (tenant(api_keys=keys), other))])
+
+    tenants = view.current(0.0)
+    assert tenants is not None
+    assert tenants.by_id("acme") == tenant(api_keys=keys)
+    assert tenants.by_id("globex") == other
 
 
 def test_a_sign_of_life_keeps_the_snapshot_fresh(connect: Connect) -> None:

@@ -1,11 +1,12 @@
 """A runtime as the router sees it: says what the test tells it to."""
 
 import asyncio
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 
 import grpc
 from grpc.aio import Metadata
 
+from services.router.core.credentials import Cut
 from services.router.core.endpoints import RuntimeState
 
 
@@ -15,6 +16,8 @@ class FakeRuntime:
     def __init__(self, address: str, *states: RuntimeState) -> None:
         self.address = address
         self.drained = asyncio.Event()
+        self.running: set[str] = set()  # requests
+        self.cuts: list[tuple[frozenset[str], Cut]] = []
         self.watched = asyncio.Event()
         self._words: asyncio.Queue[RuntimeState | Exception | None] = asyncio.Queue()
         for state in states:
@@ -37,6 +40,12 @@ class FakeRuntime:
             if isinstance(word, Exception):
                 raise word
             yield word
+
+    async def cut(self, request_ids: Sequence[str], why: Cut, *, within_s: float) -> int:
+        self.cuts.append((frozenset(request_ids), why))
+        ended = self.running & set(request_ids)
+        self.running -= ended
+        return len(ended)
 
     async def drain(self, *, within_s: float) -> None:
         self.drained.set()

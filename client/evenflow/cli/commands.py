@@ -4,8 +4,10 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from google.protobuf.duration_pb2 import Duration
 
-from evenflow.cli import budgets, certs, chat, explain, salts, status, tenants
+from evenflow.cli import budgets, certs, chat, explain, keys, salts, status, tenants
+from evenflow.cli.durations import duration
 from evenflow.cli.exits import exits_cleanly
 from evenflow.cli.options import (
     DEFAULT_HOME,
@@ -22,6 +24,7 @@ from evenflow.cli.options import (
 from evenflow.cli.policy_commands import policy_app
 from evenflow.cli.where import Where
 from evenflow.home import WORKLOAD
+from evenflow.policy.v1 import key_service_pb2
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 certs_app = typer.Typer(no_args_is_help=True)
@@ -29,9 +32,21 @@ app.add_typer(certs_app, name="certs", help="Development certificates.")
 app.add_typer(policy_app, name="policy", help="Who may do what: the policy's file.")
 budget_app = typer.Typer(no_args_is_help=True)
 app.add_typer(budget_app, name="budget", help="What tenants may spend, and have spent.")
+keys_app = typer.Typer(no_args_is_help=True)
+app.add_typer(keys_app, name="keys", help="API keys, for callers without a certificate.")
 
 salts_app = typer.Typer(no_args_is_help=True)
 app.add_typer(salts_app, name="salts", help="What keeps tenants apart in every cache.")
+
+KeyTenant = Annotated[str, typer.Argument(help="Whose key.")]
+KeyId = Annotated[str, typer.Argument(help="The key's name, as `evenflow keys list` shows it.")]
+Lifetime = Annotated[
+    Duration | None, typer.Option(parser=duration, metavar="90d", help="Good for so long.")
+]
+Overlap = Annotated[
+    Duration,
+    typer.Option(parser=duration, metavar="24h", help="The old secret stays good for so long."),
+]
 
 
 @app.command("chat")
@@ -158,3 +173,69 @@ def rotate_salts(*, home: Home = DEFAULT_HOME) -> None:
     """Begin a new epoch of cache salts: routers forget every prefix and answer within 2 s."""
     with exits_cleanly():
         salts.rotate(home)
+
+
+@keys_app.command("create")
+def create_key(  # noqa: PLR0913 - one parameter an option
+    tenant: KeyTenant,
+    *,
+    workload: Annotated[str, typer.Option(help="What the key stands for.")],
+    id_: Annotated[str, typer.Option("--id", help="Its name; default: one of its own.")] = "",
+    expires: Lifetime = None,
+    home: Home = DEFAULT_HOME,
+    host: Host = "127.0.0.1",
+    policy_port: PolicyPort = 9020,
+) -> None:
+    """Make a key. Its secret alone goes to standard output, once."""
+    asked = key_service_pb2.CreateKeyRequest(
+        tenant=tenant, workload=workload, id=id_, **keys.lifetime(expires)
+    )
+    with exits_cleanly(), Where(host=host, home=home).service("policy", policy_port) as channel:
+        keys.create(channel, asked)
+
+
+@keys_app.command("rotate")
+def rotate_key(  # noqa: PLR0913 - one parameter an option
+    tenant: KeyTenant,
+    id_: KeyId,
+    *,
+    overlap: Overlap = "0s",  # type: ignore[assignment] # read as if it were typed
+    expires: Lifetime = None,
+    home: Home = DEFAULT_HOME,
+    host: Host = "127.0.0.1",
+    policy_port: PolicyPort = 9020,
+) -> None:
+    """Make another secret for a key. It alone goes to standard output, once."""
+    asked = key_service_pb2.RotateKeyRequest(
+        tenant=tenant, id=id_, overlap=overlap, **keys.lifetime(expires)
+    )
+    with exits_cleanly(), Where(host=host, home=home).service("policy", policy_port) as channel:
+        keys.rotate(channel, asked)
+
+
+@keys_app.command("revoke")
+def revoke_key(
+    tenant: KeyTenant,
+    id_: KeyId,
+    *,
+    home: Home = DEFAULT_HOME,
+    host: Host = "127.0.0.1",
+    policy_port: PolicyPort = 9020,
+) -> None:
+    """End a key at once, with the streams that came with it."""
+    with exits_cleanly(), Where(host=host, home=home).service("policy", policy_port) as channel:
+        keys.revoke(channel, tenant, id_)
+
+
+@keys_app.command("list")
+def list_keys(
+    tenant: Annotated[str, typer.Argument(help="Without one: all of them.")] = "",
+    *,
+    as_json: AsJson = False,
+    home: Home = DEFAULT_HOME,
+    host: Host = "127.0.0.1",
+    policy_port: PolicyPort = 9020,
+) -> None:
+    """Show keys and what they are good for; never a secret."""
+    with exits_cleanly(), Where(host=host, home=home).service("policy", policy_port) as channel:
+        keys.list_keys(channel, tenant, as_json=as_json)

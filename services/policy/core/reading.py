@@ -74,7 +74,7 @@ class _Reading:
         name = self._id(found.get("id"), f"{at}.id")
         spiffe_ids = self._spiffe_ids(found.get("spiffe_ids"), f"{at}.spiffe_ids", index)
         api_keys = self._api_keys(found.get("api_keys"), f"{at}.api_keys")
-        if found and not spiffe_ids and not api_keys:
+        if found and not spiffe_ids and "api_keys" not in found:
             notes.add(node, at, "needs spiffe_ids or api_keys, or nobody could act as it")
         models = self._models(found.get("models"), f"{at}.models")
         classes, default = self._classes(found, at)

@@ -11,6 +11,7 @@ from evenflow.inference.v1 import workload_class_pb2
 from evenflow.policy.v1 import tenant_service_pb2 as pb
 from evenflow.policy.v1 import tenant_service_pb2_grpc as pb_grpc
 from services.chassis.callers import AllowedCallers
+from services.policy.core.keys import Keys
 from services.policy.core.tenants import (
     NO_LIMITS,
     Budget,
@@ -26,6 +27,7 @@ from services.policy.core.tenants import (
     Window,
     WorkloadClass,
 )
+from services.policy.inbound.snapshots import FileSnapshot
 from services.policy.served import Served
 
 SERVICE: str = pb.DESCRIPTOR.services_by_name["TenantService"].full_name
@@ -56,25 +58,36 @@ _WINDOWS = {
     Window.MONTH: pb.BUDGET_WINDOW_MONTH,
     Window.TOTAL: pb.BUDGET_WINDOW_TOTAL,
 }
+_NO_KEYS = Keys()
 
 
 class TenantServicer(pb_grpc.TenantServiceServicer):
     """A router that reads slowly skips snapshots; it never falls behind."""
 
-    def __init__(self, policy: Policy, *, heartbeat_s: float) -> None:
-        self._snapshot = encode(policy)  # once for all routers; each new one is a new message
+    def __init__(self, policy: Policy, *, heartbeat_s: float, keys: Keys = _NO_KEYS) -> None:
+        self.policy, self.keys = policy, keys
+        self._of_file = FileSnapshot(encode(policy))
+        self._snapshot = self._of_file.joined(keys)  # once for all routers; each is a new message
         self._heartbeat_s = heartbeat_s
         self._changed = asyncio.Event()
         self._closed = False
 
     @property
     def version(self) -> str:
-        """Of what routers are told."""
-        return self._snapshot.version
+        """Of the file in what routers are told."""
+        return self._of_file.version
 
     def publish(self, policy: Policy) -> None:
-        self._snapshot = encode(policy)
+        self.policy, self._of_file = policy, FileSnapshot(encode(policy))
+        self._snapshot = self._of_file.joined(self.keys)
         self._wake()
+
+    def publish_keys(self, keys: Keys) -> None:
+        self.keys, self._snapshot = keys, self._of_file.joined(keys)
+        self._wake()
+
+    def has(self, tenant: str) -> bool:
+        return self._of_file.has(tenant)
 
     def close(self) -> None:
         """Ends all streams, so that a drain need not wait for those that have no end."""

@@ -5,10 +5,11 @@ Memory is bounded: what runs is bounded by its deadlines, and of what is over th
 """
 
 from collections import OrderedDict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import field
 
 from services.router.core.attempts import LostAttempt, LostAttempts
+from services.router.core.credentials import NO_CREDENTIAL, Credential
 from services.router.core.demands import WorkloadClass
 from services.router.core.endings import Ended
 from services.router.core.expectations import Expectations
@@ -57,6 +58,7 @@ class Decision:
     estimate: int = 0  # of the prompt's tokens, uncorrected; 0: they were counted
     degraded: Degraded = UNDEGRADED
     cache: str = ""  # what the response cache did: hit, miss, bypass; empty: nothing
+    credential: Credential = NO_CREDENTIAL  # of one that was let go
     reservation: int = 0  # by which it is paid out of budgets; 0: none counts it
 
     @property
@@ -95,6 +97,10 @@ class Requests:
 
     def running(self) -> int:
         return len(self.in_flight)
+
+    def with_slots(self) -> Iterable[Decision]:
+        """Those that run, as far as is known here; not to be kept."""
+        return self._running.values()
 
     def knows(self, request_id: str) -> bool:
         return request_id in self._running or request_id in self._over

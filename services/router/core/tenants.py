@@ -1,6 +1,7 @@
 """Who may do what: one snapshot of the policy, indexed by identity. Who is not in it is denied."""
 
 import hashlib
+import hmac
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
@@ -23,8 +24,16 @@ class InvalidSnapshot(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class ApiKey:
+    """Known by one of its two hashes; the other one is empty."""
+
     sha256: bytes
     workload: str
+    hmac_sha256: bytes = b""  # under the mesh's key secret: of a key that policy has made
+    expires_unix_s: float | None = None  # None: it has no end
+    id: str = ""
+
+    def is_good(self, now_unix_s: float) -> bool:
+        return self.expires_unix_s is None or now_unix_s < self.expires_unix_s
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +84,7 @@ class Tenant:
 class Caller:
     tenant: Tenant
     workload: str
+    key: ApiKey | None = None  # None: told by certificate
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,20 +106,24 @@ class Tenants:
         classes: Mapping[WorkloadClass, ClassRules] = MappingProxyType({}),
         *,
         prices: Prices = NO_PRICES,
+        key_secret: bytes = b"",
     ) -> None:
         self.version = version
         self.prices = prices
+        self._key_secret = key_secret
         self._classes = classes
         self.has_ladders = any(each.ladder for each in classes.values())
         self._by_id: dict[str, Tenant] = {}
         self._by_spiffe_id: dict[str, Tenant] = {}
-        self._by_key: dict[bytes, Caller] = {}
+        self._by_sha256: dict[bytes, Caller] = {}
+        self._by_hmac: dict[bytes, Caller] = {}
         for tenant in tenants:
             _claim(self._by_id, tenant.id, tenant)
             for spiffe_id in tenant.spiffe_ids:
                 _claim(self._by_spiffe_id, spiffe_id, tenant)
             for key in tenant.api_keys:
-                _claim(self._by_key, key.sha256, Caller(tenant, key.workload))
+                owners, digest = self._place(key)
+                _claim(owners, digest, Caller(tenant, key.workload, key))
 
     def rules(self, workload_class: WorkloadClass) -> ClassRules:
         return self._classes.get(workload_class, _DEFAULT_RULES)
@@ -126,7 +140,24 @@ class Tenants:
         return Caller(tenant, workload) if tenant else None
 
     def by_api_key(self, key: str) -> Caller | None:
-        return self._by_key.get(hashlib.sha256(key.encode(errors="replace")).digest())
+        """Who has it, expired or not."""
+        secret = key.encode(errors="replace")
+        caller = self._by_sha256.get(hashlib.sha256(secret).digest())
+        if caller is None and self._by_hmac:
+            return self._by_hmac.get(hmac.digest(self._key_secret, secret, hashlib.sha256))
+        return caller
+
+    def now_of(self, key: ApiKey, tenant_id: str) -> ApiKey | None:
+        """What it is by now, and None when it is this tenant's no more. Another secret under its id
+        is another key; the same one may have another end."""
+        owners, digest = self._place(key)
+        caller = owners.get(digest)
+        return caller.key if caller is not None and caller.tenant.id == tenant_id else None
+
+    def _place(self, key: ApiKey) -> tuple[dict[bytes, Caller], bytes]:
+        if key.hmac_sha256:
+            return self._by_hmac, key.hmac_sha256
+        return self._by_sha256, key.sha256
 
 
 class PolicyView:

@@ -99,7 +99,11 @@ class Check:
         if tenants is None:
             return _POLICY_STALE
         caller = _owner(question, tenants)
-        return Known(caller, tenants) if caller is not None else _UNKNOWN_IDENTITY
+        if caller is None:
+            return _UNKNOWN_IDENTITY
+        if caller.key is not None and not caller.key.is_good(question.received_unix_s):
+            return _KEY_EXPIRED
+        return Known(caller, tenants)
 
     def _decide(self, asking: Asking, demand: Demand) -> Judged:
         mesh, tenant = self._mesh, asking.tenant
@@ -275,6 +279,8 @@ _CERTIFICATE_REVOKED = Refused(
     Reason.CERTIFICATE_REVOKED, "the certificate is revoked; connect with another"
 )
 _UNKNOWN_IDENTITY = Refused(Reason.UNKNOWN_IDENTITY, "no tenant owns this certificate or API key")
+
+_KEY_EXPIRED = Refused(Reason.KEY_EXPIRED, "the API key's time is over; ask for another")
 
 
 def _owner(question: Asked, tenants: Tenants) -> Caller | None:

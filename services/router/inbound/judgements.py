@@ -7,6 +7,7 @@ from opentelemetry import trace
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
 from services.router.core.admission import class_of
+from services.router.core.credentials import NO_CREDENTIAL, Credential
 from services.router.core.demands import Demand, WorkloadClass
 from services.router.core.flow import Queueing
 from services.router.core.hedging import HedgePlan, NotHedged
@@ -81,6 +82,7 @@ def decision_of(request: Request, judged: Judged, now_s: float) -> Decision:
         degraded=verdict.degraded if verdict else UNDEGRADED,
         resumed_tokens=(demand.resumed_tokens or 0) if demand else 0,
         cache="" if refused else judged.consulted.outcome,
+        credential=_credential(question, caller) if admitted else NO_CREDENTIAL,
         reservation=judged.reservation.number if admitted and judged.reservation else 0,
     )
 
@@ -117,6 +119,11 @@ def _class(judged: Judged) -> WorkloadClass | None:
     if judged.waiting is None or judged.demand is None or judged.caller is None:
         return None
     return class_of(judged.demand, judged.caller.tenant)
+
+
+def _credential(question: Asked, caller: Caller | None) -> Credential:
+    key = caller.key if caller else None
+    return Credential(key, question.spiffe_id or "", question.serial)
 
 
 def _prompt_tokens(demand: Demand | None, admitted: Admitted | None) -> int:

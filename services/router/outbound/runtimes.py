@@ -10,6 +10,7 @@ import structlog
 from evenflow.runtime.v1 import runtime_service_pb2 as pb
 from evenflow.runtime.v1.runtime_service_pb2_grpc import RuntimeServiceStub
 from services.chassis.identity import TlsFiles, channel
+from services.router.core.credentials import Cut
 from services.router.core.endpoints import (
     Endpoint,
     Endpoints,
@@ -29,16 +30,23 @@ _READINESS = {
     pb.READINESS_READY: Readiness.READY,
     pb.READINESS_FAILED: Readiness.FAILED,
 }
+_CUTS = {
+    Cut.API_KEY_REVOKED: pb.CUT_REASON_API_KEY_REVOKED,
+    Cut.CERTIFICATE_REVOKED: pb.CUT_REASON_CERTIFICATE_REVOKED,
+}
 _log = structlog.get_logger(__name__)
 
 
 class Runtime(Protocol):
-    """One runtime. Both raise grpc.aio.AioRpcError or OSError when it can't be reached."""
+    """One runtime. All raise grpc.aio.AioRpcError or OSError when it can't be reached."""
 
     address: str
 
     def states(self) -> AsyncGenerator[RuntimeState, None]:
         """Its state now, on each change, and at least every 200 ms. Ends when the runtime does."""
+
+    async def cut(self, request_ids: Sequence[str], why: Cut, *, within_s: float) -> int:
+        """Ends the attempts of those requests that it has; how many there were."""
 
     async def drain(self, *, within_s: float) -> None:
         """Refuses new requests; returns when the running ones have ended."""
@@ -66,6 +74,12 @@ class GrpcRuntime:
                     yield _state(response)
             finally:
                 call.cancel()  # a no-op once the stream has ended
+
+    async def cut(self, request_ids: Sequence[str], why: Cut, *, within_s: float) -> int:
+        asked = pb.CutAttemptsRequest(request_ids=request_ids, reason=_CUTS[why])
+        async with channel(self.address, self._tls, server="runtime") as opened:
+            answer = await RuntimeServiceStub(opened).CutAttempts(asked, timeout=within_s)
+        return answer.cut
 
     async def drain(self, *, within_s: float) -> None:
         async with channel(self.address, self._tls, server="runtime") as opened:

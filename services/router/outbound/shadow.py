@@ -11,7 +11,7 @@ from services.chassis.identity import TlsFiles, channel
 from services.router.core.shadow import Kind, Shadow
 from services.router.core.tenants import InvalidSnapshot, Tenants
 from services.router.core.verdicts import Reason
-from services.router.outbound.policy import word_of
+from services.router.outbound.policy import Decoded, word_of
 
 _REPORT_EVERY_S = 1.0
 _CALL_S = 5.0
@@ -67,7 +67,7 @@ class GrpcShadow:
             self._shadow.confirmed(now_s)
 
     def _take(self, response: pb.WatchShadowResponse, now_s: float) -> None:
-        word = word_of(response.snapshot, again=False)
+        word = word_of(response.snapshot, Decoded(), again=False)
         try:
             tenants = Tenants(response.version, word.tenants or (), word.classes)
         except InvalidSnapshot as error:

@@ -78,6 +78,7 @@ async def small_mesh(folder: Path, *, runtimes: int) -> AsyncIterator[SmallMesh]
         identities.service(service)
     (folder / "tenants.yaml").write_text(TENANTS)
     (folder / "salt").write_text("0123456789abcdef")
+    (folder / "key-secret").write_text("0123456789abcdef" * 4)
     mesh, front_end, policy, router = (f"127.0.0.1:{port}" for port in free_ports(4))
     async with AsyncExitStack() as stack:
         engines = {}
@@ -110,6 +111,7 @@ def _policy(folder: Path, listen: str) -> Mapping[str, str]:
         "POLICY_TRUST_DOMAIN": "evenflow.local",
         "POLICY_TLS": str(folder / "service/policy"),
         "POLICY_DATABASE": f"sqlite:///{folder}/policy.db",
+        "POLICY_KEY_SECRET_FILE": str(folder / "key-secret"),
     }
 
 
@@ -127,6 +129,7 @@ def _router(
         "ROUTER_TLS": str(folder / "service/router"),
         "ROUTER_GATEWAY_TLS": str(folder / "service/gateway"),
         "ROUTER_SALT_SECRET_FILE": str(folder / "salt"),
+        "ROUTER_KEY_SECRET_FILE": str(folder / "key-secret"),
         "ROUTER_RUNTIME_SILENCE_S": "5",  # the test's own loop speaks for them
     }
 

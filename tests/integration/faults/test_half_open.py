@@ -118,6 +118,7 @@ async def far_mesh(folder: Path, net: Network) -> AsyncIterator[tuple[Operator, 
         identities.service(service)
     (folder / "tenants.yaml").write_text(TENANTS)
     (folder / "salt").write_text("0123456789abcdef")
+    (folder / "key-secret").write_text("0123456789abcdef" * 4)
     mesh = f"127.0.0.1:{free_port()}"
     with ExitStack() as processes:
         for name in RUNTIMES:
@@ -150,6 +151,7 @@ def _policy(folder: Path) -> Mapping[str, str]:
         "POLICY_TRUST_DOMAIN": "evenflow.local",
         "POLICY_TLS": str(folder / "service/policy"),
         "POLICY_DATABASE": f"sqlite:///{folder}/policy.db",
+        "POLICY_KEY_SECRET_FILE": str(folder / "key-secret"),
     }
 
 
@@ -165,6 +167,7 @@ def _router(folder: Path, net: Network, mesh: str) -> Mapping[str, str]:
         "ROUTER_TLS": str(folder / "service/router"),
         "ROUTER_GATEWAY_TLS": str(folder / "service/gateway"),
         "ROUTER_SALT_SECRET_FILE": str(folder / "salt"),
+        "ROUTER_KEY_SECRET_FILE": str(folder / "key-secret"),
     }
 
 

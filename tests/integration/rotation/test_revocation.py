@@ -17,7 +17,7 @@ from grpc_health.v1.health_pb2_grpc import HealthStub
 from evenflow.certificates import issue, read_authority
 from evenflow.cli.certs import revoke_certificate
 from evenflow.client import Client
-from evenflow.errors import Refused, Unreachable
+from evenflow.errors import EvenflowError, Refused, Unreachable
 from evenflow.home import authority_folder, service_folder, service_id, tenant_id
 from services.chassis.identity import TlsFiles, channel
 from tests.integration.faults.streams import Load
@@ -80,7 +80,7 @@ async def refused_at_last(connected: Client) -> None:
             await pause()
 
 
-def test_a_revoked_tenant_asks_for_nothing_more_while_streams_go_on(
+def test_a_revoked_certificate_asks_for_nothing_more_and_its_streams_are_cut(
     mesh: Mesh, tmp_path: Path
 ) -> None:
     bad = issued(mesh, tenant_id("acme"), tmp_path / "bad")
@@ -110,13 +110,21 @@ def test_a_revoked_tenant_asks_for_nothing_more_while_streams_go_on(
             took_s = time.monotonic() - revoked_at_s
             assert await is_let_in(mesh, mesh.tenant("acme"))
             await refused_at_last(connected)
-            streams = [each for load in under_way for each in load.streams]
-            assert all(each.ended_s is None for each in streams)
-        assert [each.error for each in streams if each.error is not None] == []
+            cut, others = (load.streams for load in under_way)
+            async with at_last() as pause:
+                while any(each.ended_s is None for each in cut):
+                    await pause()
+            assert all(each.ended_s is None for each in others)
+        assert {_reason(each.error) for each in cut} == {"CERTIFICATE_REVOKED"}
+        assert [each.error for each in others if each.error is not None] == []
         return took_s
 
     print(f"refused after {asyncio.run(run()):.2f} s")
     assert asyncio.run(is_let_in(mesh, issued(mesh, tenant_id("acme"), bad)))
+
+
+def _reason(error: EvenflowError | None) -> str:
+    return error.reason if isinstance(error, Refused) else repr(error)
 
 
 async def answer(service: str, port: int, folder: Path) -> grpc.StatusCode:

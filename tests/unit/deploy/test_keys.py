@@ -6,10 +6,16 @@ import stat
 from pathlib import Path
 
 from deploy.local.certificates import ensure_certificates
-from deploy.local.keys import ensure_cache_salt, ensure_keys, ensure_tenants
+from deploy.local.keys import (
+    ensure_cache_salt,
+    ensure_key_secret,
+    ensure_keys,
+    ensure_tenants,
+)
 from evenflow.certificates import make_authority, read_authority
 from evenflow.cli.certs import revoke_certificate
 from evenflow.home import service_folder
+from services.chassis.secret_file import read_secret
 from services.policy.outbound.policy_file import PolicyFile
 
 
@@ -19,9 +25,14 @@ def test_keys_are_made_once_and_private(tmp_path: Path) -> None:
     assert ensure_keys(tmp_path) == keys
     assert set(keys) == {"acme", "globex"}
     assert all(key.startswith("evf_") and len(key) == 4 + 43 for key in keys.values())
-    for path in [*(tmp_path / "api-keys").iterdir(), ensure_cache_salt(tmp_path)]:
+    made = [ensure_cache_salt(tmp_path), ensure_key_secret(tmp_path)]
+    for path in [*(tmp_path / "api-keys").iterdir(), *made]:
         assert stat.S_IMODE(path.stat().st_mode) == 0o600
         assert stat.S_IMODE(path.parent.stat().st_mode) == 0o700
+
+
+def test_services_take_the_secret_of_keys(tmp_path: Path) -> None:
+    assert len(read_secret(ensure_key_secret(tmp_path))) == 32
 
 
 def test_policy_takes_the_tenants_file_and_knows_the_keys(tmp_path: Path) -> None:

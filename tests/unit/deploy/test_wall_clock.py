@@ -30,6 +30,7 @@ ALLOWED = {
     ): "windows of budgets, the ledger's ages, since when a version is",
     ("services/runtime/main.py", "datetime.now"): "`created` of an answer, ends of attempts",
     ("services/router/parts.py", "datetime.now"): "`created` of a model",
+    ("services/router/following.py", "datetime.now"): "a key's end is wall time",
     ("client/evenflow/certificates.py", "datetime.now"): "a certificate's validity is wall time",
     ("client/evenflow/revocations.py", "datetime.now"): "likewise",
     ("client/evenflow/cli/certs.py", "datetime.now"): "likewise",

@@ -1,7 +1,8 @@
 """A policy service that runs, over real mTLS connections."""
 
 import asyncio
-from collections.abc import AsyncIterator
+import secrets
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -11,14 +12,18 @@ from typing import Any
 import grpc
 
 from evenflow.policy.v1 import tenant_service_pb2 as pb
+from evenflow.policy.v1.key_service_pb2_grpc import KeyServiceStub
 from evenflow.policy.v1.tenant_service_pb2_grpc import TenantServiceStub
 from services.chassis.environ import address
 from services.chassis.identity import TlsFiles, channel
+from services.chassis.server import Server
 from services.policy import policies
 from services.policy.core.audit import Audit
 from services.policy.core.dry_run import Decisions
+from services.policy.core.keys import KeyStore
 from services.policy.core.tenants import Policy
-from services.policy.inbound import tenants
+from services.policy.inbound import keys, tenants
+from services.policy.inbound.keys import KeyServicer, Making
 from services.policy.inbound.tenants import TenantServicer
 from services.policy.main import build_server
 from services.policy.outbound.audit_lines import LoggedAudit
@@ -26,10 +31,14 @@ from services.policy.outbound.database import Database
 from services.policy.outbound.no_decisions import NoDecisions
 from services.policy.outbound.policy_file import policy_of
 from services.policy.policies import Around, Policies
+from services.policy.served import Served as Part
+from tests.fakes.kept_audit import KeptAudit
+from tests.fakes.kept_keys import KeptKeys
 from tests.identities import Identities
 from tests.unit.policy.policies import DOMAIN, policy
 
 FIRST = policy("v1", "acme")
+KEY_SECRET = bytes(range(32))
 NOW_UNIX_S = 1_800_000_000.0
 NONE, LOGGED = NoDecisions(), LoggedAudit()
 read = partial(policy_of, trust_domain=DOMAIN)
@@ -43,6 +52,12 @@ class Served:
         self.parts = parts
         self.where = where
         self.identities = identities
+        self.audit = KeptAudit()
+
+    @asynccontextmanager
+    async def keys(self, caller: str = "operator") -> AsyncIterator[Any]:
+        async with self._channel(self.identities.service(caller)) as calls:
+            yield KeyServiceStub(calls)
 
     @asynccontextmanager
     async def watching(self, caller: str = "router", **options: int) -> AsyncIterator[Any]:
@@ -85,6 +100,34 @@ class Parts:
     policies: Policies
 
 
+def _file(current: Policy | str) -> tuple[Policy, bytes]:
+    if isinstance(current, Policy):
+        return current, b""
+    return read(current.encode()), current.encode()
+
+
+def _new_database(folder: Path) -> Database:
+    made = Database(f"sqlite:///{folder}/policy.db")
+    made.migrate()
+    return made
+
+
+def _making(store: KeyStore, audit: Audit, now_unix_s: Callable[[], float]) -> Making:
+    return Making(
+        store=store,
+        audit=audit,
+        key_secret=KEY_SECRET,
+        chance=secrets.token_bytes,
+        now_unix_s=now_unix_s,
+    )
+
+
+async def _started(server: Server, tls: TlsFiles) -> str:
+    port = server.listen(address("127.0.0.1:0"), tls)
+    await server.grpc.start()
+    return f"127.0.0.1:{port}"
+
+
 @asynccontextmanager
 async def serving(
     folder: Path,
@@ -94,17 +137,17 @@ async def serving(
     database: Database | None = None,
     decisions: Decisions = NONE,
     audit: Audit = LOGGED,
+    store: KeyStore | None = None,
+    besides: Sequence[Part] = (),
+    now_unix_s: Callable[[], float] = lambda: NOW_UNIX_S,
 ) -> AsyncIterator[Served]:
     """`database`: with its tables; without one, it is a new one in the folder."""
     identities = Identities(folder)
     tls = identities.service("policy")
-    file = (
-        (read(current.encode()), current.encode()) if isinstance(current, str) else (current, b"")
-    )
-    servicer = TenantServicer(file[0], heartbeat_s=heartbeat_s)
-    kept = database or Database(f"sqlite:///{folder}/policy.db")
-    if database is None:
-        kept.migrate()
+    file = _file(current)
+    store = store or KeptKeys()
+    servicer = TenantServicer(file[0], heartbeat_s=heartbeat_s, keys=await store.read())
+    kept = database or _new_database(folder)
     around = Around(
         database=kept,
         audit=audit,
@@ -112,19 +155,20 @@ async def serving(
         read=read,
         publish=servicer.publish,
         repinned=lambda: None,
-        now_unix_s=lambda: NOW_UNIX_S,
+        now_unix_s=now_unix_s,
         clock=asyncio.get_running_loop().time,
         heartbeat_s=heartbeat_s,
     )
     made = policies.made(around, file)
     await made.begin()
-    server = build_server([tenants.served(servicer), *made.served], tls)
-    port = server.listen(address("127.0.0.1:0"), tls)
-    await server.grpc.start()
+    running = Served(Parts(servicer, made), "", identities)
+    of_keys = keys.served(KeyServicer(servicer, _making(store, running.audit, now_unix_s)))
+    server = build_server([tenants.served(servicer), of_keys, *made.served, *besides], tls)
+    running.where = await _started(server, tls)
     tasks = await asyncio.TaskGroup().__aenter__()
     books = tasks.create_task(made.in_force.keep_books())
     try:
-        yield Served(Parts(servicer, made), f"127.0.0.1:{port}", identities)
+        yield running
     finally:
         books.cancel()
         await tasks.__aexit__(None, None, None)  # a test's own exception passes as it is

@@ -14,6 +14,7 @@ ENVIRON = {
     "POLICY_TRUST_DOMAIN": "evenflow.local",
     "POLICY_TLS": "certs/policy",
     "POLICY_DATABASE": "sqlite:////var/lib/policy.db",
+    "POLICY_KEY_SECRET_FILE": "secrets/api-keys",
 }
 
 

@@ -22,12 +22,14 @@ from tests.unit.policy.policies import ACME, GLOBEX
 
 
 def environ(tmp_path: Path, port: int) -> dict[str, str]:
+    (tmp_path / "key-secret").write_text("0123456789abcdef" * 4)
     return {
         "POLICY_LISTEN": f"127.0.0.1:{port}",
         "POLICY_FILE": str(tmp_path / "tenants.yaml"),
         "POLICY_TRUST_DOMAIN": TRUST_DOMAIN,
         "POLICY_TLS": str(tmp_path / "service/policy"),
         "POLICY_DATABASE": f"sqlite:///{tmp_path}/policy.db",
+        "POLICY_KEY_SECRET_FILE": str(tmp_path / "key-secret"),
     }
 
 

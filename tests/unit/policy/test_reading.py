@@ -211,6 +211,14 @@ def test_a_tenant_that_nobody_can_be_is_refused() -> None:
     assert "needs spiffe_ids or api_keys" in problems_of(text)[0].message
 
 
+def test_a_tenant_may_leave_its_keys_to_policy() -> None:
+    text = """tenants:
+  - {id: a, api_keys: [], models: [m], workload_classes: [batch], default_workload_class: batch}
+"""
+
+    assert tenants_of(text)[0].api_keys == ()
+
+
 @pytest.mark.parametrize(
     ("claimed", "message"),
     [

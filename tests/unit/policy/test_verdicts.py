@@ -17,7 +17,7 @@ from services.router.core.demands import Demand, Output, Prompt
 from services.router.core.demands import WorkloadClass as RoutersClass
 from services.router.core.endpoints import Endpoints
 from services.router.core.tenants import Tenants
-from services.router.outbound.policy import word_of
+from services.router.outbound.policy import Decoded, word_of
 from tests.unit.policy.policies import DOMAIN, tenant
 from tests.unit.router.values import A, model, pool, state
 
@@ -85,7 +85,7 @@ def known_endpoints() -> Endpoints:
 
 
 def by_the_router(policy: Policy, decision: RecordedDecision) -> str:
-    word = word_of(encode(policy), again=False)
+    word = word_of(encode(policy), Decoded(), again=False)
     known = Tenants("v1", word.tenants or ())
     secret = key(f"{decision.tenant}-{decision.key_id}")
     caller = (

@@ -66,6 +66,7 @@ class Peers:
         for name in ("router", "gateway"):
             self.identities.service(name)
         (self._folder / "salt").write_text("0123456789abcdef")
+        (self._folder / "key-secret").write_text("0123456789abcdef" * 4)
         return {
             "ROUTER_SOCKET": self.socket.removeprefix("unix:"),
             "ROUTER_CHECK_SOCKET": self.check_socket,
@@ -78,6 +79,7 @@ class Peers:
             "ROUTER_TLS": str(self._folder / "service/router"),
             "ROUTER_GATEWAY_TLS": str(self._folder / "service/gateway"),
             "ROUTER_SALT_SECRET_FILE": str(self._folder / "salt"),
+            "ROUTER_KEY_SECRET_FILE": str(self._folder / "key-secret"),
             "ROUTER_RUNTIME_SILENCE_S": "60",  # the fake says each state once
         }
 
