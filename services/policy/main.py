@@ -5,6 +5,7 @@ import os
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from functools import partial
 
 import grpc
@@ -17,15 +18,19 @@ from services.chassis.identity import TlsFiles
 from services.chassis.server import Server, grpc_server
 from services.chassis.status import ErrorTable, Status
 from services.policy.config import Config
-from services.policy.core.audit import AuditUnavailable
+from services.policy.core.audit import Audit, AuditUnavailable
 from services.policy.core.nodes import InvalidPolicy
 from services.policy.core.tenants import Policy
 from services.policy.inbound import checking as policies
-from services.policy.inbound import tenants
+from services.policy.inbound import prompts, tenants
 from services.policy.inbound.checking import PolicyServicer
+from services.policy.inbound.prompt_news import PromptNews
+from services.policy.inbound.prompts import PromptServicer
 from services.policy.inbound.tenants import TenantServicer
+from services.policy.outbound.audit_lines import AuditLines
 from services.policy.outbound.database import Database, DatabaseUnreachable, InvalidDatabase
 from services.policy.outbound.policy_file import PolicyFile, Stamp, policy_of
+from services.policy.outbound.prompts import StoredPrompts
 from services.policy.outbound.reloading import follow
 from services.policy.served import Served
 
@@ -80,17 +85,23 @@ async def serve(config: Config, source: Source, database: Database) -> None:
     servicer = TenantServicer(source.policy, heartbeat_s=config.heartbeat_s)
     read = partial(policy_of, trust_domain=config.trust_domain)
     checking = PolicyServicer(read, lambda: servicer.version)
-    server = build_server([tenants.served(servicer), policies.served(checking)], tls)
+    news, prompting = _prompts(config, database, AuditLines())
+    server = build_server([tenants.served(servicer), policies.served(checking), prompting], tls)
     server.listen(config.listen, tls)
     await server.start()
     await server.set_serving()
     await _set_file_health(server, good=True)
     _log.info("server.ready", listen=config.listen.text)
     async with asyncio.TaskGroup() as tasks:
-        following = tasks.create_task(_follow(source, servicer, server))
+        following = [
+            tasks.create_task(_follow(source, servicer, server)),
+            tasks.create_task(news.follow()),
+        ]
         await lifecycle.stop_signal()
-        following.cancel()
+        for each in following:
+            each.cancel()
         servicer.close()
+        news.close()
         await lifecycle.drain(server, drain_s=config.drain_s)
     await asyncio.to_thread(tracing.stop)
 
@@ -107,6 +118,13 @@ def build_server(parts: Sequence[Served], tls: TlsFiles) -> Server:
     return server
 
 
+def _prompts(config: Config, database: Database, audit: Audit) -> tuple[PromptNews, Served]:
+    registry = StoredPrompts(database)
+    news = PromptNews(registry, heartbeat_s=config.heartbeat_s)
+    servicer = PromptServicer(registry, news, audit, now_unix_s=_now_unix_s)
+    return news, prompts.served(servicer)
+
+
 async def _follow(source: Source, servicer: TenantServicer, server: Server) -> None:
     async with asyncio.TaskGroup() as tasks:
 
@@ -118,6 +136,10 @@ async def _follow(source: Source, servicer: TenantServicer, server: Server) -> N
             tasks.create_task(_set_file_health(server, good=False))
 
         await follow(source.file, loaded=source.stamp, took=took, refused=refused)
+
+
+def _now_unix_s() -> float:
+    return datetime.now(UTC).timestamp()
 
 
 async def _set_file_health(server: Server, *, good: bool) -> None:
