@@ -118,6 +118,7 @@ def _runtime(port: int, settings: Settings, prepared: Prepared, engine: Engine) 
         "RUNTIME_MODEL_PATH": str(engine.weights or ""),
         "RUNTIME_LISTEN": address(port),
         "RUNTIME_TLS": _tls(settings, "runtime"),
+        "RUNTIME_POLICY": address(settings.policy_port),
         "RUNTIME_OTLP": address(settings.telemetry_port),
         "RUNTIME_DRAIN_S": str(DRAIN_S),
         "TMPDIR": str(prepared.sockets),  # engines put sockets there; killed, they stay

@@ -21,6 +21,7 @@ from services.router.outbound.cache_reports import GrpcCacheReports
 from services.router.outbound.endpoint_states import GrpcEndpointStates, counts
 from services.router.outbound.peers import GrpcRouter, PeerFollower
 from services.router.outbound.policy import GrpcPolicy, PolicyFollower
+from services.router.outbound.prompts import GrpcPromptSource, PromptFollower
 from services.router.outbound.records import GrpcTelemetry
 from services.router.outbound.runtimes import GrpcRuntime, RuntimeFollower
 from services.router.parts import Parts
@@ -41,6 +42,9 @@ def followers(config: Config, parts: Parts) -> Followers:
     yield from _of_peers(config, parts, tls, keep)
     policy = PolicyFollower(mesh.policy, clock)
     yield keep(partial(policy.follow, GrpcPolicy(config.policy.text, tls)), what="policy")
+    prompts = PromptFollower(mesh.prompts)
+    source = GrpcPromptSource(config.policy.text, tls)
+    yield keep(partial(prompts.follow, source), what="policy's prompts")
     if config.telemetry is not None:
         yield from _of_telemetry(config.telemetry, parts, tls, keep)
     yield parts.publisher.follow_certificate()

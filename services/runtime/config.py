@@ -66,6 +66,11 @@ class Config:
         default=False,
         help="vllm: start without compiling; set it on a CPU, where compiling takes a minute",
     )
+    policy: Address | None = setting(
+        environ.address,
+        default=None,
+        help="policy's host:port, for the prompts that requests name; unset, it serves none",
+    )
     otlp: Address | None = setting(
         environ.address, default=None, help="telemetry's OTLP address; unset, no spans are sent"
     )

@@ -2,8 +2,11 @@
 
 import asyncio
 import os
+import random
 import sys
+from collections.abc import Coroutine, Iterator
 from datetime import UTC, datetime
+from typing import Any
 
 import structlog
 
@@ -16,6 +19,7 @@ from services.chassis import lifecycle, logs, traces
 from services.chassis.environ import EX_CONFIG, InvalidConfig
 from services.chassis.identity import TlsFiles
 from services.chassis.server import Server, grpc_server
+from services.chassis.streams import keep_open
 from services.runtime import engines
 from services.runtime.config import Config
 from services.runtime.core.engine import Engine, EngineFailed
@@ -23,6 +27,8 @@ from services.runtime.inbound import chat, generation, state
 from services.runtime.inbound.refusals import ERRORS
 from services.runtime.inbound.serving import Serving
 from services.runtime.inbound.stalls import StallWatch
+from services.runtime.inbound.templates import Templates
+from services.runtime.outbound.templates import TemplateFollower
 
 _STOP_S = 0.5  # for what is left when every request has ended
 
@@ -50,9 +56,7 @@ async def serve(config: Config, engine: Engine) -> None:
     tls = TlsFiles.in_folder(config.tls)
     otlp = config.otlp.text if config.otlp else None
     tracing = traces.start("runtime", otlp_address=otlp, tls=tls, sample_share=config.trace_share)
-    serving = Serving(
-        engine, endpoint=str(config.advertise or config.listen), pool=config.pool or ""
-    )
+    serving = _serving(config, engine)
     states = state.StateServicer(serving)
     server = build_server(serving, states, tls)
     server.listen(config.listen, tls)
@@ -64,9 +68,10 @@ async def serve(config: Config, engine: Engine) -> None:
             await server.set_serving()
             _log.info("server.ready", listen=str(config.listen))
             async with asyncio.TaskGroup() as tasks:
-                watch = tasks.create_task(StallWatch(serving, stall_s=config.stall_s).run())
+                running = [tasks.create_task(each) for each in _running(config, tls, serving)]
                 await lifecycle.stop_signal()
-                watch.cancel()
+                for each in running:
+                    each.cancel()
     finally:
         await _stop(server, serving, states, drain_s=config.drain_s)
         await engine.close()
@@ -87,6 +92,26 @@ def build_server(serving: Serving, states: state.StateServicer, tls: TlsFiles) -
     )
     add_RuntimeServiceServicer_to_server(states, server.grpc)
     return server
+
+
+def _serving(config: Config, engine: Engine) -> Serving:
+    return Serving(
+        engine,
+        endpoint=str(config.advertise or config.listen),
+        pool=config.pool or "",
+        templates=Templates(followed=config.policy is not None),
+    )
+
+
+def _running(
+    config: Config, tls: TlsFiles, serving: Serving
+) -> Iterator[Coroutine[Any, Any, None]]:
+    """What runs beside the requests. None of it ends but by cancellation."""
+    yield StallWatch(serving, stall_s=config.stall_s).run()
+    if config.policy is not None:
+        following = TemplateFollower(config.policy.text, tls, serving.templates.tell)
+        jitter = random.Random()  # noqa: S311 - spreads reconnects
+        yield keep_open(following.follow, what="policy's prompts", jitter=jitter)
 
 
 async def _started(engine: Engine) -> bool:

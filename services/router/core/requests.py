@@ -57,6 +57,7 @@ class Decision:
     estimate: int = 0  # of the prompt's tokens, uncorrected; 0: they were counted
     degraded: Degraded = UNDEGRADED
     cache: str = ""  # what the response cache did: hit, miss, bypass; empty: nothing
+    prompt: str = ""  # that it named, "<name>@<version>"; empty: none
 
     @property
     def plan(self) -> HedgePlan | None:

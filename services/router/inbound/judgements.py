@@ -76,6 +76,7 @@ def decision_of(request: Request, judged: Judged, now_s: float) -> Decision:
         degraded=verdict.degraded if verdict else UNDEGRADED,
         resumed_tokens=(demand.resumed_tokens or 0) if demand else 0,
         cache="" if refused else judged.consulted.outcome,
+        prompt=demand.prompt_version if demand else "",
     )
 
 
@@ -144,6 +145,7 @@ def _attributes(decision: Decision, verdict: Verdict | None) -> Mapping[str, str
         "evenflow.hedge.delay_ms": f"{plan.delay_s * 1000:.0f}" if plan else "",
         "evenflow.hedge.not_hedged": hedge.value if isinstance(hedge, NotHedged) else "",
         "evenflow.cache": decision.cache,
+        "evenflow.prompt": decision.prompt,
         "evenflow.degradations": degradations_text(decision.degraded.taken),
     }
     return {key: value for key, value in attributes.items() if value}

@@ -9,6 +9,7 @@ from services.router.core.experience import Experience
 from services.router.core.flow import FlowControl
 from services.router.core.hedging import Hedging
 from services.router.core.outliers import Outliers
+from services.router.core.prompts import Prompts
 from services.router.core.requests import Requests
 from services.router.core.saturation import Saturation
 from services.router.core.tenants import CacheSalts, PolicyView
@@ -29,6 +30,7 @@ class Mesh:
     hedging: Hedging = field(default_factory=lambda: Hedging(0.0))
     experience: Experience = field(default_factory=Experience)
     caching: Caching = field(default_factory=no_caching)
+    prompts: Prompts = field(default_factory=Prompts)
 
     def __post_init__(self) -> None:
         self.requests.freed = self.line.freed

@@ -31,6 +31,13 @@ class Owner:
     orders: Orders = AS_ASKED
     cache_key: str = ""  # under which a router wants to keep the answer; empty: none does
     resumable: bool = False  # its stream may be carried on should it break
+    prompt: str = ""  # that the request named, "<name>@<version>"; empty: none
+
+    @property
+    def prompt_version(self) -> int:
+        """0: it named none."""
+        version = self.prompt.rpartition("@")[2]
+        return int(version) if version.isascii() and version.isdigit() else 0
 
     @classmethod
     def of(cls, context: grpc.aio.ServicerContext) -> "Owner":
@@ -56,6 +63,7 @@ class Owner:
             orders=_orders(said) if "degradations" in said else AS_ASKED,
             cache_key=said.get("cache-key", ""),
             resumable=said.get("resumable") == "1",
+            prompt=said.get("prompt", ""),
         )
 
 

@@ -10,6 +10,7 @@ from services.runtime.core.engine import ContextTooLong, EngineFailed, InvalidIn
 from services.runtime.core.limits import ContextLimit, OutputLimit
 from services.runtime.core.sampling import InvalidSampling
 from services.runtime.inbound.patience import EngineStalled
+from services.runtime.inbound.templates import TemplateNotHere
 
 
 class Draining(Exception):
@@ -40,6 +41,7 @@ ERRORS: ErrorTable = {
     Draining: Status(grpc.StatusCode.UNAVAILABLE, "DRAINING"),
     NotReady: Status(grpc.StatusCode.UNAVAILABLE, "NO_ENDPOINT"),
     OutsideBoundary: Status(grpc.StatusCode.UNAVAILABLE, "NO_ENDPOINT"),
+    TemplateNotHere: Status(grpc.StatusCode.UNAVAILABLE, "NO_ENDPOINT"),
     EngineStalled: Status(grpc.StatusCode.UNAVAILABLE, "ENGINE_STALLED"),
     EngineFailed: Status(grpc.StatusCode.UNAVAILABLE, "ENGINE_FAILED"),
 }

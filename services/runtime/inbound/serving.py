@@ -23,6 +23,7 @@ from services.runtime.inbound.owners import Owner
 from services.runtime.inbound.patience import Patience
 from services.runtime.inbound.refusals import Draining, ModelNotFound, NotReady, OutsideBoundary
 from services.runtime.inbound.reports import Report
+from services.runtime.inbound.templates import Templates
 
 _tracer = trace.get_tracer("evenflow.runtime")
 _arms = itertools.count()
@@ -30,12 +31,16 @@ _arms = itertools.count()
 
 class Serving:
     """One engine, and whether it takes requests. `endpoint`: host:port to show to callers.
-    `pool`: whose tenants alone it serves; empty: those of no pool."""
+    `pool`: whose tenants alone it serves; empty: those of no pool. `templates`: of the prompts that
+    requests may name."""
 
-    def __init__(self, engine: Engine, *, endpoint: str, pool: str = "") -> None:
+    def __init__(
+        self, engine: Engine, *, endpoint: str, pool: str = "", templates: Templates | None = None
+    ) -> None:
         self.engine = engine
         self.endpoint = endpoint
         self.pool = pool
+        self.templates = templates or Templates(followed=False)
         self.ready = False
         self.draining = False
         self.patience = Patience()
