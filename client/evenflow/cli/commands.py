@@ -7,6 +7,19 @@ import typer
 
 from evenflow.cli import certs, chat, explain, policy, status, tenants
 from evenflow.cli.exits import exits_cleanly
+from evenflow.cli.options import (
+    DEFAULT_HOME,
+    AsJson,
+    Home,
+    Host,
+    MeshPort,
+    PolicyPort,
+    RouterPort,
+    TelemetryPort,
+    Tenant,
+    Workload,
+)
+from evenflow.cli.prompt_commands import prompts_app
 from evenflow.cli.where import Where
 from evenflow.home import WORKLOAD
 
@@ -15,20 +28,7 @@ certs_app = typer.Typer(no_args_is_help=True)
 app.add_typer(certs_app, name="certs", help="Development certificates.")
 policy_app = typer.Typer(no_args_is_help=True)
 app.add_typer(policy_app, name="policy", help="Who may do what: the policy's file.")
-
-Home = Annotated[
-    Path, typer.Option(envvar="EVENFLOW_HOME", help="What `make run` writes its certificates to.")
-]
-Tenant = Annotated[str, typer.Option(help="Whose certificate to use.")]
-Workload = Annotated[str, typer.Option(help="Which workload of the tenant.")]
-MeshPort = Annotated[int, typer.Option(envvar="EVENFLOW_MESH_PORT", help="Envoy's mesh listener.")]
-RouterPort = Annotated[int, typer.Option(envvar="EVENFLOW_ROUTER_PORT", help="The operator port.")]
-PolicyPort = Annotated[int, typer.Option(envvar="EVENFLOW_POLICY_PORT", help="Policy's port.")]
-TelemetryPort = Annotated[int, typer.Option(envvar="EVENFLOW_TELEMETRY_PORT", help="Likewise.")]
-AsJson = Annotated[bool, typer.Option("--json", help="One JSON object.")]
-Host = Annotated[str, typer.Option(envvar="EVENFLOW_HOST", help="Where the mesh runs.")]
-
-DEFAULT_HOME = Path(".evenflow")
+app.add_typer(prompts_app, name="prompts", help="Named prompts, their versions and labels.")
 
 
 @app.command("chat")
