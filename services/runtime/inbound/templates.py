@@ -6,7 +6,6 @@ never change, so without policy the runtime goes on with what it has.
 
 import asyncio
 from collections.abc import Mapping
-from contextlib import suppress
 from typing import Any
 
 import grpc
@@ -31,6 +30,7 @@ class Templates:
         self._followed = followed
         self._known: dict[tuple[str, str], Template] = {}  # by tenant, and "<name>@<version>"
         self._told = asyncio.Event()
+        self.waiting = 0  # requests
 
     def tell(self, tenant: str, tag: str, template: Template) -> None:
         self._known[tenant, tag] = template
@@ -55,10 +55,15 @@ class Templates:
         if key not in self._known and self._followed:
             now_s = asyncio.get_running_loop().time()
             until_s = min(now_s + _PATIENCE_S, deadline.at_s - END_EARLY_S)
-            with suppress(TimeoutError):
+            self.waiting += 1
+            try:
                 async with asyncio.timeout_at(until_s):
                     while key not in self._known:
                         await self._told.wait()
+            except TimeoutError:
+                pass  # as told below
+            finally:
+                self.waiting -= 1
         try:
             return self._known[key]
         except KeyError:
