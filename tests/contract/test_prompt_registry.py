@@ -18,6 +18,7 @@ from services.policy.core.prompts import (
 )
 from services.policy.core.registry import (
     Author,
+    Changes,
     Key,
     Made,
     Pointed,
@@ -95,7 +96,7 @@ def test_versions_made_at_once_are_numbered_without_gaps(
             makers = [tasks.create_task(make(each)) for each in (registry, StoredPrompts(other))]
         numbers = [number for maker in makers for number in maker.result()]
         assert sorted(numbers) == list(range(1, 21))
-        revisions = [each.revision for each in await registry.changes(0)]
+        revisions = [each.revision for each in (await registry.changes(0)).changes]
         assert revisions == list(range(1, 21))
 
     in_registry(database, body)
@@ -160,13 +161,28 @@ def test_changes_are_told_in_order_and_once(database: Database) -> None:
             await registry.point(TRIAGE, Pointed("production", shares), ANN)
 
         told = await registry.changes(0)
-        assert [each.revision for each in told] == [1, 2, 4], "a label's past is left out"
-        assert told[-1].what == Pointed("production", ALL_TO_2)
-        assert await registry.changes(4) == []
+        assert [each.revision for each in told.changes] == [1, 2, 4], "a label's past is left out"
+        assert told.changes[-1].what == Pointed("production", ALL_TO_2)
+        assert (told.revision, told.whole) == (4, True)
+        assert await registry.changes(4) == Changes([], 4, whole=True)
         await registry.roll_back(TRIAGE, "production", ANN)
-        assert [each.what for each in await registry.changes(4)] == [
+        assert [each.what for each in (await registry.changes(4)).changes] == [
             Pointed("production", ALL_TO_1)
         ]
+
+    in_registry(database, body)
+
+
+def test_many_changes_are_told_in_turns(database: Database) -> None:
+    async def body(registry: StoredPrompts) -> None:
+        for _ in range(501):
+            await registry.create(TRIAGE, Wanted(0, content("x")), ANN)
+
+        first = await registry.changes(0)
+        rest = await registry.changes(first.revision)
+
+        assert (len(first.changes), first.whole) == (500, False)
+        assert ([each.revision for each in rest.changes], rest.whole) == ([501], True)
 
     in_registry(database, body)
 
@@ -177,7 +193,7 @@ def test_a_refusal_changes_nothing(database: Database) -> None:
             await registry.create(TRIAGE, Wanted(7, content()), ANN)
 
         assert await registry.summaries("acme", "") == ()
-        assert await registry.changes(0) == []
+        assert await registry.changes(0) == Changes([], 0, whole=True)
 
     in_registry(database, body)
 

@@ -1,17 +1,19 @@
 """What routers and runtimes hear of the registry of prompts, from a policy service that runs."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from contextlib import AsyncExitStack, aclosing, asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import grpc
 import pytest
 
 from evenflow.policy.v1 import prompt_service_pb2 as pb
-from services.router.core.prompts import Named, PromptNotFound, Prompts
+from services.policy.core.registry import Changes, RegistryUnreachable
+from services.policy.inbound.prompt_news import PromptNews
+from services.router.core.prompts import Named, PromptNotFound, Prompts, Registered
 from services.router.outbound.prompts import GrpcPromptSource, PromptFollower
 from services.runtime.core.prompts import Template
 from services.runtime.outbound.templates import TemplateFollower
@@ -172,3 +174,51 @@ def test_another_tenants_prompt_is_not_found(tmp_path: Path, tenant: str) -> Non
             assert not [key for key in mesh.templates if key[0] != "acme"]
 
     asyncio.run(scenario())
+
+
+class Told:
+    """A PromptSource that says what a test tells it to, word by word."""
+
+    def __init__(self, *words: pb.WatchPromptsResponse) -> None:
+        self._words = words
+        self.after: list[object] = []  # what the router knew after each
+
+    async def words(self) -> AsyncGenerator[pb.WatchPromptsResponse, None]:
+        for each in self._words:
+            yield each
+            self.after.append(self.prompts.registered)
+
+    prompts: Prompts
+
+
+def test_a_new_stream_counts_once_all_of_it_is_told() -> None:
+    version = pb.ReleasedVersion(version=1)
+    half = pb.PromptNews(tenant="acme", name="trip", version=version)
+    told = Told(pb.WatchPromptsResponse(news=[half]), pb.WatchPromptsResponse(complete=True))
+    told.prompts = prompts = Prompts()
+    before = prompts.registered = Registered()
+
+    asyncio.run(PromptFollower(prompts).follow(told))
+
+    assert told.after[0] is before
+    assert told.after[1] is prompts.registered is not before
+
+
+class Unreachable:
+    """A Registry whose database does not answer yet."""
+
+    async def changes(self, after: int) -> Changes:
+        raise RegistryUnreachable(f"nothing is known after {after}")
+
+
+def test_a_policy_that_can_t_read_its_registry_does_not_say_it_is_empty() -> None:
+    async def scenario() -> bool:
+        news = PromptNews(cast(Any, Unreachable()), heartbeat_s=0.001)
+        async with asyncio.TaskGroup() as tasks:
+            following = tasks.create_task(news.follow())
+            async with aclosing(cast(Any, news.watch(templates=False))) as words:
+                said = [(await anext(words)).complete for _ in range(5)]
+            following.cancel()
+        return any(said)
+
+    assert not asyncio.run(scenario())

@@ -90,6 +90,15 @@ class Change:
 
 
 @dataclass(frozen=True, slots=True)
+class Changes:
+    """Those up to a revision, in order."""
+
+    changes: Sequence[Change]
+    revision: int
+    whole: bool  # there are no later ones
+
+
+@dataclass(frozen=True, slots=True)
 class Pointed:
     label: str
     shares: Sequence[Share]
@@ -113,6 +122,6 @@ class Registry(Protocol):
     async def roll_back(self, key: Key, label: str, author: Author) -> Move:
         """Raises PromptNotFound, NothingBefore."""
 
-    async def changes(self, after: int) -> Sequence[Change]:
-        """Those of a higher revision, in order; of a label, the last one. All whose revision is
-        below that of one that was ever returned are known by then."""
+    async def changes(self, after: int) -> Changes:
+        """The first of a higher revision; of a label, the last one. Revisions are numbered as
+        changes happen, so what is of a lower one than any that was told is known by then."""

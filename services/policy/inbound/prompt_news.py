@@ -46,7 +46,8 @@ class PromptNews:
         while True:
             self._stirred.clear()
             try:
-                self._add(await self._registry.changes(self._revision))
+                while not await self._read():
+                    pass
                 reachable = True
             except RegistryUnreachable as error:
                 if reachable:
@@ -66,14 +67,16 @@ class PromptNews:
             if whole:
                 await _wait(changed, self._heartbeat_s)
 
-    def _add(self, changes: Sequence[Change]) -> None:
-        if not changes and self._loaded:
-            return
-        for each in changes:
-            self._told.append((news(each, templates=False), news(each, templates=True)))
-            self._revision = each.revision
-        self._loaded = True
-        self._wake()
+    async def _read(self) -> bool:
+        """Whether that was all. Raises RegistryUnreachable."""
+        found = await self._registry.changes(self._revision)
+        if found.changes:
+            self._told += await asyncio.to_thread(_encoded, found.changes)
+        self._revision = found.revision
+        if found.changes or (found.whole and not self._loaded):
+            self._loaded = self._loaded or found.whole
+            self._wake()
+        return found.whole
 
     def _next(self, at: int, *, templates: bool) -> Sequence[pb.PromptNews]:
         batch: list[pb.PromptNews] = []
@@ -90,6 +93,10 @@ class PromptNews:
     def _wake(self) -> None:
         self._changed.set()
         self._changed = asyncio.Event()
+
+
+def _encoded(changes: Sequence[Change]) -> list[tuple[pb.PromptNews, pb.PromptNews]]:
+    return [(news(each, templates=False), news(each, templates=True)) for each in changes]
 
 
 async def _wait(event: asyncio.Event, at_most_s: float) -> None:

@@ -1,6 +1,7 @@
 """The registry of prompts in the database. Rows are added and never changed: a version is what it
 was, and a label's past stays readable."""
 
+import asyncio
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import groupby
@@ -15,6 +16,7 @@ from services.policy.core.prompts import InvalidPrompt
 from services.policy.core.registry import (
     Author,
     Change,
+    Changes,
     Key,
     Label,
     Made,
@@ -39,6 +41,8 @@ from services.policy.outbound.prompt_tables import (
 
 T = TypeVar("T")
 
+_AT_ONCE = 500  # changes that are read in one turn
+
 
 class StoredPrompts:
     """A Registry."""
@@ -61,8 +65,10 @@ class StoredPrompts:
     async def roll_back(self, key: Key, label: str, author: Author) -> Move:
         return await self._run(lambda to: _roll_back(to, key, label, author))
 
-    async def changes(self, after: int) -> Sequence[Change]:
-        return await self._run(lambda to: _changes(to, after))
+    async def changes(self, after: int) -> Changes:
+        rows = await self._run(lambda to: _rows_after(to, after))
+        # Not in the database's thread, whose turn others wait for.
+        return await asyncio.to_thread(_changes, rows)
 
     async def _run(self, work: Callable[[Connection], T]) -> T:
         try:
@@ -192,21 +198,37 @@ def _move(
     return move, True
 
 
-def _changes(to: Connection, after: int) -> Sequence[Change]:
+@dataclass(frozen=True, slots=True)
+class _Rows:
+    versions: Sequence[Any]
+    moves: Sequence[Any]  # in order
+    upto: int  # revision
+    last: int  # that there is
+
+
+def _rows_after(to: Connection, after: int) -> _Rows:
+    last: int = to.execute(sa.select(revisions.c.revision)).scalar_one()
+    upto = min(last, after + _AT_ONCE)
+
+    def found(table: sa.Table) -> Sequence[Any]:
+        between = table.c.revision.between(after + 1, upto)
+        return to.execute(sa.select(table).where(between).order_by(table.c.revision)).all()
+
+    return _Rows(found(versions), found(moves), upto, last)
+
+
+def _changes(rows: _Rows) -> Changes:
     """A label's earlier moves are left out: nobody need hear of them any more."""
-    rows = to.execute(sa.select(versions).where(versions.c.revision > after))
     found = [
-        Change(row.revision, Key(row.tenant, row.name), _version_of(row)) for row in rows.all()
+        Change(row.revision, Key(row.tenant, row.name), _version_of(row)) for row in rows.versions
     ]
-    moved = to.execute(
-        sa.select(moves).where(moves.c.revision > after).order_by(moves.c.revision)
-    ).all()
-    last = {(row.tenant, row.name, row.label): row for row in moved}
+    last = {(row.tenant, row.name, row.label): row for row in rows.moves}
     found += [
         Change(row.revision, Key(row.tenant, row.name), Pointed(row.label, shares_of(row.shares)))
         for row in last.values()
     ]
-    return sorted(found, key=lambda each: each.revision)
+    found.sort(key=lambda each: each.revision)
+    return Changes(found, rows.upto, whole=rows.upto == rows.last)
 
 
 def _next_revision(to: Connection) -> int:

@@ -213,7 +213,7 @@ def _is_of(kind: Kind, given: Given) -> bool:
             return isinstance(given, str)
         case Kind.BOOLEAN:
             return isinstance(given, bool)
-    if isinstance(given, bool) or not isinstance(given, float) or not math.isfinite(given):
+    if not isinstance(given, float) or not math.isfinite(given):  # true is no float
         return False
     return kind is Kind.NUMBER or (given.is_integer() and abs(given) <= _LARGEST_WHOLE)
 
