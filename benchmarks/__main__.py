@@ -3,7 +3,17 @@
 import os
 import sys
 
-from benchmarks import chaos, decide, endurance, fairness, hedging, overhead, overload, prefix
+from benchmarks import (
+    budget_race,
+    chaos,
+    decide,
+    endurance,
+    fairness,
+    hedging,
+    overhead,
+    overload,
+    prefix,
+)
 
 BENCHMARKS = {
     "overhead": overhead.main,
@@ -13,6 +23,7 @@ BENCHMARKS = {
     "overload": overload.main,
     "decide": decide.main,
     "chaos": chaos.main,
+    "budget_race": budget_race.main,
     "load": endurance.load,
     "soak": endurance.soak,
 }

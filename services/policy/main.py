@@ -3,9 +3,9 @@
 import asyncio
 import os
 import sys
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from functools import partial
 
 import grpc
@@ -22,22 +22,26 @@ from services.policy.core.audit import Audit, AuditUnavailable
 from services.policy.core.nodes import InvalidPolicy
 from services.policy.core.tenants import Policy
 from services.policy.inbound import checking as policies
-from services.policy.inbound import prompts, tenants
+from services.policy.inbound import ledger, prompts, tenants
 from services.policy.inbound.checking import PolicyServicer
+from services.policy.inbound.ledger import LedgerServicer
 from services.policy.inbound.prompt_news import PromptNews
 from services.policy.inbound.prompts import PromptServicer
 from services.policy.inbound.tenants import TenantServicer
 from services.policy.outbound.audit_lines import AuditLines
+from services.policy.outbound.books import Books
 from services.policy.outbound.database import Database, DatabaseUnreachable, InvalidDatabase
 from services.policy.outbound.policy_file import PolicyFile, Stamp, policy_of
 from services.policy.outbound.prompts import StoredPrompts
 from services.policy.outbound.reloading import follow
+from services.policy.outbound.upkeep import Upkeep, keep_up
 from services.policy.served import Served
 
 ERRORS: ErrorTable = {
     DatabaseUnreachable: Status(grpc.StatusCode.UNAVAILABLE, "DATABASE_UNREACHABLE"),
     AuditUnavailable: Status(grpc.StatusCode.UNAVAILABLE, "AUDIT_UNAVAILABLE"),
 }
+_DAY_S = 86_400.0
 FILE_HEALTH = "evenflow.policy.file"  # asked by name: NOT_SERVING while the file on disk is bad
 
 _log = structlog.get_logger(__name__)
@@ -85,8 +89,14 @@ async def serve(config: Config, source: Source, database: Database) -> None:
     servicer = TenantServicer(source.policy, heartbeat_s=config.heartbeat_s)
     read = partial(policy_of, trust_domain=config.trust_domain)
     checking = PolicyServicer(read, lambda: servicer.version)
-    news, prompting = _prompts(config, database, AuditLines())
-    server = build_server([tenants.served(servicer), policies.served(checking), prompting], tls)
+    now_unix_s = time.time  # noqa: TID251 - windows of budgets are wall time
+    books = Books(database)
+    leasing = LedgerServicer(
+        books, source.policy, now_unix_s=now_unix_s, heartbeat_s=config.heartbeat_s
+    )
+    news, prompting = _prompts(config, database, AuditLines(), now_unix_s)
+    parts = [tenants.served(servicer), policies.served(checking), ledger.served(leasing), prompting]
+    server = build_server(parts, tls)
     server.listen(config.listen, tls)
     await server.start()
     await server.set_serving()
@@ -94,16 +104,23 @@ async def serve(config: Config, source: Source, database: Database) -> None:
     _log.info("server.ready", listen=config.listen.text)
     async with asyncio.TaskGroup() as tasks:
         following = [
-            tasks.create_task(_follow(source, servicer, server)),
+            tasks.create_task(_follow(source, [servicer, leasing], server)),
+            tasks.create_task(keep_up(books, _upkeep(config), now_unix_s)),
             tasks.create_task(news.follow()),
         ]
         await lifecycle.stop_signal()
         for each in following:
             each.cancel()
-        servicer.close()
-        news.close()
+        for told in (servicer, leasing, news):
+            told.close()
         await lifecycle.drain(server, drain_s=config.drain_s)
     await asyncio.to_thread(tracing.stop)
+
+
+def _upkeep(config: Config) -> Upkeep:
+    return Upkeep(
+        longest_request_s=config.longest_request_s, keep_s=config.keep_attempts_days * _DAY_S
+    )
 
 
 def build_server(parts: Sequence[Served], tls: TlsFiles) -> Server:
@@ -118,28 +135,29 @@ def build_server(parts: Sequence[Served], tls: TlsFiles) -> Server:
     return server
 
 
-def _prompts(config: Config, database: Database, audit: Audit) -> tuple[PromptNews, Served]:
+def _prompts(
+    config: Config, database: Database, audit: Audit, now_unix_s: Callable[[], float]
+) -> tuple[PromptNews, Served]:
     registry = StoredPrompts(database)
     news = PromptNews(registry, heartbeat_s=config.heartbeat_s)
-    servicer = PromptServicer(registry, news, audit, now_unix_s=_now_unix_s)
+    servicer = PromptServicer(registry, news, audit, now_unix_s=now_unix_s)
     return news, prompts.served(servicer)
 
 
-async def _follow(source: Source, servicer: TenantServicer, server: Server) -> None:
+async def _follow(
+    source: Source, told: Sequence[TenantServicer | LedgerServicer], server: Server
+) -> None:
     async with asyncio.TaskGroup() as tasks:
 
         def took(policy: Policy) -> None:
-            servicer.publish(policy)
+            for each in told:
+                each.publish(policy)
             tasks.create_task(_set_file_health(server, good=True))
 
         def refused(_problems: str) -> None:
             tasks.create_task(_set_file_health(server, good=False))
 
         await follow(source.file, loaded=source.stamp, took=took, refused=refused)
-
-
-def _now_unix_s() -> float:
-    return datetime.now(UTC).timestamp()
 
 
 async def _set_file_health(server: Server, *, good: bool) -> None:

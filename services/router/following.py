@@ -19,6 +19,7 @@ from services.router.outbound.answers import GrpcAnswers
 from services.router.outbound.attempts import GrpcAttemptSource
 from services.router.outbound.cache_reports import GrpcCacheReports
 from services.router.outbound.endpoint_states import GrpcEndpointStates, counts
+from services.router.outbound.leases import GrpcLedger
 from services.router.outbound.peers import GrpcRouter, PeerFollower
 from services.router.outbound.policy import GrpcPolicy, PolicyFollower
 from services.router.outbound.prompts import GrpcPromptSource, PromptFollower
@@ -45,6 +46,7 @@ def followers(config: Config, parts: Parts) -> Followers:
     prompts = PromptFollower(mesh.prompts)
     source = GrpcPromptSource(config.policy.text, tls)
     yield keep(partial(prompts.follow, source), what="policy's prompts")
+    yield keep(partial(parts.leases.follow, GrpcLedger(config.policy.text, tls)), what="ledger")
     if config.telemetry is not None:
         yield from _of_telemetry(config.telemetry, parts, tls, keep)
     yield parts.publisher.follow_certificate()

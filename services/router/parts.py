@@ -1,5 +1,6 @@
 """What a router is made of, as its settings say. Nothing here runs yet."""
 
+import asyncio
 import uuid
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -26,6 +27,7 @@ from services.router.core.snapshot import DataPlane, HostPort
 from services.router.core.tenants import CacheSalts, PolicyView
 from services.router.core.weights import Weights
 from services.router.inbound.access_log import AccessLogServicer
+from services.router.inbound.budgeting import Budgeting
 from services.router.inbound.caching import Caching
 from services.router.inbound.discovery import Discovery
 from services.router.inbound.lessons import Lessons
@@ -34,6 +36,7 @@ from services.router.inbound.mesh import Mesh
 from services.router.inbound.peers import PeerServicer
 from services.router.inbound.publishing import Publisher
 from services.router.outbound.attempts import AttemptFollower
+from services.router.outbound.leases import LeaseFollower
 from services.router.outbound.records import RecordBuffer
 
 _log = structlog.get_logger(__name__)
@@ -48,11 +51,12 @@ class Parts:
     records: RecordBuffer
     attempts: AttemptFollower
     told: PeerServicer
+    leases: LeaseFollower
     instance_id: str
 
     def changed(self) -> None:
         """To be told when the endpoints in service may be others."""
-        self.catalogue.notice(self.mesh.endpoints.all(), datetime.now(UTC).timestamp())
+        self.catalogue.notice(self.mesh.endpoints.all(), _unix_s())
         for each in self.mesh.endpoints.all():
             self.mesh.line.changed(each)
         self.publisher.publish()
@@ -75,6 +79,7 @@ def made(config: Config, salts: CacheSalts) -> Parts:
     flow = FlowControl(saturation, _queue_limits(config), lets_all_go=not config.flow_control)
     requests = Requests(weights=Weights().scaled(config.load_weight, cached=config.prefix_weight))
     records = RecordBuffer(capacity=config.record_buffer)
+    budgeting = Budgeting(instance_id, _unix_s)
     return Parts(
         mesh=Mesh(
             policy,
@@ -87,6 +92,7 @@ def made(config: Config, salts: CacheSalts) -> Parts:
             outliers,
             Hedging(config.hedge_share),
             caching=Caching(salts, most_bytes=config.cache_bytes, default_ttl_s=config.cache_ttl_s),
+            budgeting=budgeting,
         ),
         catalogue=Catalogue(),
         discovery=discovery,
@@ -94,8 +100,13 @@ def made(config: Config, salts: CacheSalts) -> Parts:
         records=records,
         attempts=AttemptFollower(requests, records.add_attempt if config.telemetry else None),
         told=PeerServicer(instance_id, flow.queues),
+        leases=LeaseFollower(budgeting, asyncio.get_running_loop().time),
         instance_id=instance_id,
     )
+
+
+def _unix_s() -> float:
+    return datetime.now(UTC).timestamp()
 
 
 def _say(address: str, is_open: bool) -> None:

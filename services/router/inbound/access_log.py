@@ -111,6 +111,7 @@ def write_line(request: Request, end: Ended) -> None:
             "cache": decision.cache,
             "prompt": decision.prompt,
             "resumed_tokens": decision.resumed_tokens or None,
+            "reservation": decision.reservation or None,
             "trace_id": decision.trace_id,
             "estimated_prompt_tokens": decision.prompt_tokens or None,
         }
