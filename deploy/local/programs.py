@@ -45,6 +45,8 @@ def programs(settings: Settings, prepared: Prepared, engine: Engine) -> list[Pro
                 stop_within_s=4,  # vLLM's engine takes as long to let go
                 environ={
                     **_runtime(port, settings, prepared, engine),
+                    "RUNTIME_POLICY": address(settings.policy_port),
+                    "RUNTIME_JOURNAL": str(settings.home / "journals" / f"runtime-{at}.db"),
                     **own_settings(at, os.environ),
                 },
             )
@@ -118,7 +120,6 @@ def _runtime(port: int, settings: Settings, prepared: Prepared, engine: Engine) 
         "RUNTIME_MODEL_PATH": str(engine.weights or ""),
         "RUNTIME_LISTEN": address(port),
         "RUNTIME_TLS": _tls(settings, "runtime"),
-        "RUNTIME_POLICY": address(settings.policy_port),
         "RUNTIME_OTLP": address(settings.telemetry_port),
         "RUNTIME_DRAIN_S": str(DRAIN_S),
         "TMPDIR": str(prepared.sockets),  # engines put sockets there; killed, they stay

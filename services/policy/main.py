@@ -33,7 +33,7 @@ from services.policy.outbound.books import Books
 from services.policy.outbound.database import Database, DatabaseUnreachable, InvalidDatabase
 from services.policy.outbound.policy_file import PolicyFile, Stamp, policy_of
 from services.policy.outbound.prompts import StoredPrompts
-from services.policy.outbound.reloading import follow
+from services.policy.outbound.reloading import follow, say_loaded
 from services.policy.outbound.upkeep import Upkeep, keep_up
 from services.policy.served import Served
 
@@ -70,7 +70,7 @@ def main() -> int:
         print(f"can't use the policy in {config.file}:\n{error}", file=sys.stderr)
         return EX_CONFIG
     logs.configure("policy")
-    _log.info("policy.loaded", version=policy.version, tenants=len(policy.tenants))
+    say_loaded(policy)
     try:
         database.migrate()
         lifecycle.run(serve(config, Source(file, policy, stamp), database))

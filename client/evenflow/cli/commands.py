@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from evenflow.cli import budgets, certs, chat, explain, policy, status, tenants
+from evenflow.cli import budgets, certs, chat, explain, policy, salts, status, tenants
 from evenflow.cli.exits import exits_cleanly
 from evenflow.cli.options import (
     DEFAULT_HOME,
@@ -31,6 +31,9 @@ app.add_typer(policy_app, name="policy", help="Who may do what: the policy's fil
 app.add_typer(prompts_app, name="prompts", help="Named prompts, their versions and labels.")
 budget_app = typer.Typer(no_args_is_help=True)
 app.add_typer(budget_app, name="budget", help="What tenants may spend, and have spent.")
+
+salts_app = typer.Typer(no_args_is_help=True)
+app.add_typer(salts_app, name="salts", help="What keeps tenants apart in every cache.")
 
 
 @app.command("chat")
@@ -171,3 +174,10 @@ def revoke(
     """Have a certificate refused on every new connection, before its end."""
     with exits_cleanly():
         certs.revoke_certificate(certificate, home=home)
+
+
+@salts_app.command("rotate")
+def rotate_salts(*, home: Home = DEFAULT_HOME) -> None:
+    """Begin a new epoch of cache salts: routers forget every prefix and answer within 2 s."""
+    with exits_cleanly():
+        salts.rotate(home)

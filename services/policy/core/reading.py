@@ -3,6 +3,7 @@
 import re
 
 from services.policy.core import fields
+from services.policy.core.boundaries import note_boundaries, read_pool
 from services.policy.core.budgets import read_budgets
 from services.policy.core.classes import read_classes
 from services.policy.core.fields import Notes
@@ -47,10 +48,11 @@ def read_policy(root: Node | None, trust_domain: str, *, version: str) -> Policy
     tenants = [reading.tenant(node, index) for index, node in enumerate(nodes)]
     classes = read_classes(found.get("classes"), notes)
     reading.ownership.note_overlaps(notes)
+    note_boundaries(nodes, tenants, classes, notes)
     if notes.problems:
         raise InvalidPolicy(notes.problems)
     known = [tenant for tenant in tenants if tenant is not None]
-    return Policy(version, known, classes, currency, prices)
+    return Policy(version, known, classes, currency, prices, notes.warnings)
 
 
 class _Reading:
@@ -91,7 +93,7 @@ class _Reading:
             weight=fields.whole(
                 found.get("weight"), f"{at}.weight", notes, between=(1, _HIGHEST_WEIGHT)
             ),
-            pool=self._pool(found.get("pool"), f"{at}.pool"),
+            pool=read_pool(found.get("pool"), f"{at}.pool", notes),
             budgets=budgets,
         )
 
@@ -183,10 +185,6 @@ class _Reading:
         if node is not None and not items and kind_of(node) == "a list":
             self.notes.add(node, at, "must name at least one")
         return tuple(found)
-
-    def _pool(self, node: Node | None, at: str) -> str:
-        name = fields.text(node, at, self.notes, pattern=_NAME, expected=_NAME_EXPECTED)
-        return name or ""
 
     def _limits(self, found: dict[str, Node], at: str) -> tuple[int, int]:
         node = found.get("max_output_tokens")

@@ -12,8 +12,9 @@ from services.router.core.hedging import Hedging
 from services.router.core.outliers import Outliers
 from services.router.core.prompts import Prompts
 from services.router.core.requests import Decision, Requests
+from services.router.core.salts import CacheSalts
 from services.router.core.saturation import Saturation
-from services.router.core.tenants import CacheSalts, PolicyView
+from services.router.core.tenants import PolicyView
 from services.router.inbound.budgeting import Budgeting, no_budgeting
 from services.router.inbound.caching import Caching, no_caching
 from services.router.inbound.line import Line

@@ -11,7 +11,8 @@ from evenflow.openai.v1 import chat_service_pb2 as openai_pb
 from services.router.core.demands import WorkloadClass
 from services.router.core.prompts import Kind, Registered, Variable, Version
 from services.router.core.requests import Decision
-from services.router.core.tenants import CacheSalts, ClassRules, Tenants
+from services.router.core.salts import CacheSalts, SaltSecret
+from services.router.core.tenants import ClassRules, Tenants
 from services.router.inbound.access_log import write_line
 from services.router.inbound.answers import Answer
 from services.router.inbound.caching import Caching
@@ -34,7 +35,8 @@ class Router:
         globex = tenant(
             id="globex", spiffe_ids=("spiffe://evenflow.local/tenant/globex/*",), api_keys=()
         )
-        caching = Caching(CacheSalts(b"0123456789abcdef"), most_bytes=1 << 20, default_ttl_s=300.0)
+        salts = CacheSalts(SaltSecret(b"0123456789abcdef"))
+        caching = Caching(salts, most_bytes=1 << 20, default_ttl_s=300.0)
         self.mesh: Mesh = replace(mesh(), caching=caching)
         tenants = Tenants("v2", (tenant(), globex), {WorkloadClass.INTERACTIVE: RULES})
         self.mesh.policy.replaced(tenants, 0.0)
