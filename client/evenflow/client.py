@@ -16,10 +16,10 @@ from evenflow.connection import DEFAULT_ADDRESS, GATEWAY_NAME, connection, trace
 from evenflow.errors import FailedCall, error_of
 from evenflow.inference.v1 import inference_service_pb2 as pb
 from evenflow.inference.v1.inference_service_pb2_grpc import InferenceServiceStub
-from evenflow.requests import DEADLINE_S, Event, chat_request
+from evenflow.requests import DEADLINE_S, Event, chat_request, prompt_request
 from evenflow.resuming import RESUMES, Answer
 
-__all__ = ["Client", "Event", "chat_request"]
+__all__ = ["Client", "Event", "chat_request", "prompt_request"]
 
 
 class Client:

@@ -33,6 +33,7 @@ class Answer:
         self._progress = Progress()
         self._ids = list(request.resume.token_ids)
         self._resumable = False
+        self._prompt_version = 0
         self._held: pb.Delta | None = None
         self._finished = False
         self._lost: StreamLost | None = None
@@ -49,6 +50,8 @@ class Answer:
         again = pb.GenerateRequest()
         again.CopyFrom(self._request)
         again.resume.token_ids[:] = self._ids
+        if again.WhichOneof("input") == "prompt":
+            again.prompt.version = self._prompt_version  # its label may say another by now
         return again
 
     def remaining_s(self) -> float:
@@ -87,6 +90,7 @@ class Answer:
         first = not self._progress.request_id
         self._progress.request_id = self._progress.request_id or started.request_id
         self._resumable = started.resumable
+        self._prompt_version = started.prompt_version
         return [started] if first else []
 
     def _delta(self, delta: pb.Delta) -> Sequence[Event]:

@@ -12,9 +12,11 @@ from services.policy import policies
 from services.policy.config import Config
 from services.policy.core.audit import Audit
 from services.policy.core.tenants import Policy
-from services.policy.inbound import keys, ledger, tenants
+from services.policy.inbound import keys, ledger, prompts, tenants
 from services.policy.inbound.keys import KeyServicer, Making
 from services.policy.inbound.ledger import LedgerServicer
+from services.policy.inbound.prompt_news import PromptNews
+from services.policy.inbound.prompts import PromptServicer
 from services.policy.inbound.tenants import TenantServicer
 from services.policy.outbound.books import Books
 from services.policy.outbound.database import Database
@@ -22,6 +24,7 @@ from services.policy.outbound.key_following import follow_keys
 from services.policy.outbound.key_table import KeyTable
 from services.policy.outbound.no_decisions import NoDecisions
 from services.policy.outbound.policy_file import PolicyFile, Stamp, policy_of
+from services.policy.outbound.prompts import StoredPrompts
 from services.policy.outbound.upkeep import Upkeep, keep_up
 from services.policy.policies import Around, Policies
 from services.policy.served import Served
@@ -78,6 +81,9 @@ async def made(config: Config, source: Source, kept: Kept) -> Parts:
     around_file = policies.made(around, (source.policy, source.file.content))
     await around_file.begin()
     key_servicer = KeyServicer(told, _making(store, source, kept.audit))
+    registry = StoredPrompts(kept.database)
+    news = PromptNews(registry, heartbeat_s=config.heartbeat_s)
+    prompting = PromptServicer(registry, news, kept.audit, now_unix_s=now_unix_s)
     return Parts(
         policies=around_file,
         repinned=repinned,
@@ -85,12 +91,14 @@ async def made(config: Config, source: Source, kept: Kept) -> Parts:
             tenants.served(told),
             ledger.served(leasing),
             keys.served(key_servicer),
+            prompts.served(prompting),
             *around_file.served,
         ],
-        endless=[told, leasing, around_file.shadow],
+        endless=[told, leasing, around_file.shadow, news],
         work=[
             around_file.in_force.keep_books,
             partial(keep_up, books, _upkeep(config), now_unix_s),
+            news.follow,
             partial(follow_keys, store, lambda: told.keys, told.publish_keys),
         ],
     )

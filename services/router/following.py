@@ -25,6 +25,7 @@ from services.router.outbound.endpoint_states import GrpcEndpointStates, counts
 from services.router.outbound.leases import GrpcLedger
 from services.router.outbound.peers import GrpcRouter, PeerFollower
 from services.router.outbound.policy import GrpcPolicy, PolicyFollower
+from services.router.outbound.prompts import GrpcPromptSource, PromptFollower
 from services.router.outbound.records import GrpcTelemetry
 from services.router.outbound.runtimes import GrpcRuntime, RuntimeFollower
 from services.router.outbound.shadow import GrpcShadow
@@ -49,6 +50,9 @@ def followers(config: Config, parts: Parts, key_secret: bytes) -> Followers:
     shadow = GrpcShadow(config.policy.text, tls, mesh.shadow, router=parts.instance_id)
     yield keep(partial(shadow.follow, clock), what="shadow policy")
     yield keep(shadow.report, what="shadow counts")
+    prompts = PromptFollower(mesh.prompts)
+    source = GrpcPromptSource(config.policy.text, tls)
+    yield keep(partial(prompts.follow, source), what="policy's prompts")
     yield keep(partial(parts.leases.follow, GrpcLedger(config.policy.text, tls)), what="ledger")
     if config.telemetry is not None:
         yield from _of_telemetry(config.telemetry, parts, tls, keep)

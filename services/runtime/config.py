@@ -86,8 +86,8 @@ class Config:
     policy: Address | None = setting(
         environ.address,
         default=None,
-        help="policy's address, which is told what each attempt took; unset, requests that budgets "
-        "count are refused",
+        help="policy's address, which is told what each attempt took, and tells the prompts that "
+        "requests name; unset, requests that budgets count or that name a prompt are refused",
     )
     journal: Path | None = setting(
         environ.path,

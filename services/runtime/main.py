@@ -4,9 +4,10 @@ import asyncio
 import os
 import random
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Coroutine, Iterator
 from contextlib import asynccontextmanager, suppress
 from datetime import UTC, datetime
+from typing import Any
 
 import structlog
 
@@ -19,6 +20,7 @@ from services.chassis import lifecycle, logs, traces
 from services.chassis.environ import EX_CONFIG, InvalidConfig
 from services.chassis.identity import TlsFiles
 from services.chassis.server import Server, grpc_server
+from services.chassis.streams import keep_open
 from services.runtime import engines
 from services.runtime.config import Config
 from services.runtime.core.engine import Engine, EngineFailed
@@ -27,9 +29,11 @@ from services.runtime.inbound import chat, generation, state
 from services.runtime.inbound.refusals import ERRORS
 from services.runtime.inbound.serving import Serving
 from services.runtime.inbound.stalls import StallWatch
+from services.runtime.inbound.templates import Templates
 from services.runtime.outbound.journal import FileJournal
 from services.runtime.outbound.journal_file import JournalFile, JournalUnusable
 from services.runtime.outbound.settling import Reporter
+from services.runtime.outbound.templates import TemplateFollower
 
 _STOP_S = 0.5  # for what is left when every request has ended
 
@@ -62,7 +66,7 @@ async def _serve(config: Config, engine: Engine, journal: FileJournal | None) ->
     tls = TlsFiles.in_folder(config.tls)
     otlp = config.otlp.text if config.otlp else None
     tracing = traces.start("runtime", otlp_address=otlp, tls=tls, sample_share=config.trace_share)
-    serving = Serving(engine, endpoint=_endpoint(config), pool=config.pool or "", journal=journal)
+    serving = _serving(config, engine, journal)
     states = state.StateServicer(serving)
     server = build_server(serving, states, tls)
     server.listen(config.listen, tls)
@@ -74,9 +78,10 @@ async def _serve(config: Config, engine: Engine, journal: FileJournal | None) ->
             await server.set_serving()
             _log.info("server.ready", listen=str(config.listen))
             async with asyncio.TaskGroup() as tasks:
-                watch = tasks.create_task(StallWatch(serving, stall_s=config.stall_s).run())
+                running = [tasks.create_task(each) for each in _running(config, tls, serving)]
                 await lifecycle.stop_signal()
-                watch.cancel()
+                for each in running:
+                    each.cancel()
     finally:
         await _stop(server, serving, states, drain_s=config.drain_s)
         await engine.close()
@@ -137,6 +142,27 @@ def build_server(serving: Serving, states: state.StateServicer, tls: TlsFiles) -
     )
     add_RuntimeServiceServicer_to_server(states, server.grpc)
     return server
+
+
+def _serving(config: Config, engine: Engine, journal: FileJournal | None) -> Serving:
+    return Serving(
+        engine,
+        endpoint=_endpoint(config),
+        pool=config.pool or "",
+        journal=journal,
+        templates=Templates(followed=config.policy is not None),
+    )
+
+
+def _running(
+    config: Config, tls: TlsFiles, serving: Serving
+) -> Iterator[Coroutine[Any, Any, None]]:
+    """What runs beside the requests. None of it ends but by cancellation."""
+    yield StallWatch(serving, stall_s=config.stall_s).run()
+    if config.policy is not None:
+        following = TemplateFollower(config.policy.text, tls, serving.templates.tell)
+        jitter = random.Random()  # noqa: S311 - spreads reconnects
+        yield keep_open(following.follow, what="policy's prompts", jitter=jitter)
 
 
 async def _started(engine: Engine) -> bool:

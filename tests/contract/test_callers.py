@@ -17,10 +17,13 @@ from google.protobuf import empty_pb2
 import evenflow
 from services.chassis.environ import address
 from services.chassis.identity import TlsFiles, channel
-from services.policy.inbound import ledger
+from services.policy.inbound import ledger, prompts
 from services.policy.inbound.ledger import LedgerServicer
+from services.policy.inbound.prompt_news import PromptNews
+from services.policy.inbound.prompts import PromptServicer
 from services.policy.outbound.books import Books
 from services.policy.outbound.database import Database
+from services.policy.outbound.prompts import StoredPrompts
 from services.router.core.limits import Limiting
 from services.router.inbound.peers import PeerServicer
 from services.router.servers import operator_server
@@ -32,6 +35,7 @@ from services.telemetry.inbound.records import RecordServicer
 from services.telemetry.inbound.spans import TraceServicer
 from services.telemetry.main import build_server as telemetry_server
 from tests.fakes.collector import FakeSink
+from tests.fakes.kept_audit import KeptAudit
 from tests.fakes.runtime_mesh import refusal
 from tests.fakes.runtime_mesh import running as runtime_running
 from tests.identities import TRUST_DOMAIN, Identities
@@ -107,6 +111,22 @@ RULES: Mapping[str, tuple[str, Mapping[str, frozenset[str]]]] = {
             **dict.fromkeys(("ListBudgets", "ForgetRuntime"), frozenset({"operator"})),
         },
     ),
+    "evenflow.policy.v1.PromptService": (
+        "policy",
+        {
+            **dict.fromkeys(
+                (
+                    "CreatePromptVersion",
+                    "GetPromptVersion",
+                    "ListPrompts",
+                    "SetLabel",
+                    "RollBackLabel",
+                ),
+                frozenset({"operator"}),
+            ),
+            "WatchPrompts": frozenset({"router", "runtime"}),
+        },
+    ),
     "evenflow.policy.v1.KeyService": (
         "policy",
         dict.fromkeys(("CreateKey", "RotateKey", "RevokeKey", "ListKeys"), frozenset({"operator"})),
@@ -158,8 +178,11 @@ async def servers(folder: Path) -> AsyncIterator[tuple[Identities, Mapping[str, 
         stack.callback(database.close)
         books = Books(database)
         leasing = LedgerServicer(books, FIRST, now_unix_s=lambda: 0.0, heartbeat_s=5.0)
+        registry = StoredPrompts(database)
+        news = PromptNews(registry, heartbeat_s=5.0)
+        prompting = PromptServicer(registry, news, KeptAudit(), now_unix_s=lambda: 0.0)
         policy = await stack.enter_async_context(
-            policy_serving(folder, besides=[ledger.served(leasing)])
+            policy_serving(folder, besides=[ledger.served(leasing), prompts.served(prompting)])
         )
         known = policy.identities
         engine = SimulatedEngine(Behaviour())

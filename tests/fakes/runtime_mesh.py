@@ -20,6 +20,7 @@ from services.runtime.core.engine import Engine
 from services.runtime.core.journal import Journal
 from services.runtime.inbound.serving import Serving
 from services.runtime.inbound.state import StateServicer
+from services.runtime.inbound.templates import Templates
 from services.runtime.main import build_server
 from tests.identities import Identities
 
@@ -65,10 +66,11 @@ async def running(
     ready: bool = True,
     identities: Identities | None = None,
     journal: Journal | None = None,
+    templates: Templates | None = None,
 ) -> AsyncIterator[Runtime]:
     identities = identities or Identities(folder)
     tls = identities.service("runtime")
-    serving = Serving(engine, endpoint="127.0.0.1:9101", journal=journal)
+    serving = Serving(engine, endpoint="127.0.0.1:9101", journal=journal, templates=templates)
     states = StateServicer(serving)
     server = build_server(serving, states, tls)
     port = server.listen(address("127.0.0.1:0"), tls)

@@ -15,6 +15,7 @@ from evenflow.openai.v1 import chat_service_pb2 as openai_pb
 from services.runtime.core import simulated_text
 from services.runtime.core.demands import Demand
 from services.runtime.core.engine import InvalidInput, Job
+from services.runtime.core.prompts import NO_PROMPT
 from services.runtime.core.sampling import InvalidSampling, Sampling
 from services.runtime.core.schemas import checked
 from services.runtime.inbound import chat_requests, generation
@@ -59,7 +60,8 @@ def runs(demand: Demand) -> None:
 @given(generate_requests())
 @settings(deadline=None)
 def test_a_generate_request_is_a_demand_or_names_its_field(request: pb.GenerateRequest) -> None:
-    demand = refused(lambda: generation._demand(request))  # noqa: SLF001 - what the servicer decodes with
+    decode = generation._demand  # noqa: SLF001 - what the servicer decodes with
+    demand = refused(lambda: decode(request, NO_PROMPT))
     if demand is not None:
         runs(demand)
 
@@ -68,7 +70,7 @@ def test_a_generate_request_is_a_demand_or_names_its_field(request: pb.GenerateR
 @settings(deadline=None)
 def test_a_chat_completion_is_a_demand_or_names_its_field(chat: openai_pb.ChatCompletion) -> None:
     chat_requests.field_names(chat)
-    demand = refused(lambda: chat_requests.demand(chat))
+    demand = refused(lambda: chat_requests.demand(chat, NO_PROMPT))
     if demand is not None:
         runs(demand)
 
@@ -100,9 +102,9 @@ def test_more_messages_than_anybody_needs_are_refused_unread(messages: int) -> N
     request = pb.GenerateRequest(chat=pb.ChatInput(messages=[pb.ChatMessage()] * messages))
 
     with pytest.raises(InvalidInput) as of_openai:
-        chat_requests.demand(chat)
+        chat_requests.demand(chat, NO_PROMPT)
     with pytest.raises(InvalidInput) as of_ours:
-        generation._demand(request)  # noqa: SLF001 - as above
+        generation._demand(request, NO_PROMPT)  # noqa: SLF001 - as above
 
     assert of_openai.value.field == "messages"
     assert of_ours.value.field == "chat.messages"

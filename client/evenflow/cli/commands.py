@@ -22,6 +22,7 @@ from evenflow.cli.options import (
     Workload,
 )
 from evenflow.cli.policy_commands import policy_app
+from evenflow.cli.prompt_commands import prompts_app
 from evenflow.cli.where import Where
 from evenflow.home import WORKLOAD
 from evenflow.policy.v1 import key_service_pb2
@@ -30,6 +31,7 @@ app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_
 certs_app = typer.Typer(no_args_is_help=True)
 app.add_typer(certs_app, name="certs", help="Development certificates.")
 app.add_typer(policy_app, name="policy", help="Who may do what: the policy's file.")
+app.add_typer(prompts_app, name="prompts", help="Named prompts, their versions and labels.")
 budget_app = typer.Typer(no_args_is_help=True)
 app.add_typer(budget_app, name="budget", help="What tenants may spend, and have spent.")
 keys_app = typer.Typer(no_args_is_help=True)

@@ -76,6 +76,7 @@ class Demand:
     # Of a stream that broke, which this one carries on; None: answers of this kind can't be.
     resumed_tokens: int | None = None
     repeatable: Repeatable | None = None  # None: it has no answer to be given again
+    prompt_version: str = ""  # of the registry's, "<name>@<version>"; empty: it named none
 
     def __post_init__(self) -> None:
         if not self.model:

@@ -59,6 +59,7 @@ class Decision:
     degraded: Degraded = UNDEGRADED
     cache: str = ""  # what the response cache did: hit, miss, bypass; empty: nothing
     credential: Credential = NO_CREDENTIAL  # of one that was let go
+    prompt: str = ""  # that it named, "<name>@<version>"; empty: none
     reservation: int = 0  # by which it is paid out of budgets; 0: none counts it
 
     @property

@@ -109,6 +109,7 @@ def write_line(request: Request, end: Ended) -> None:
             "workload_class": decision.workload_class.value if decision.workload_class else None,
             "queue_ms": _ms(decision.queue_wait_s),
             "cache": decision.cache,
+            "prompt": decision.prompt,
             "resumed_tokens": decision.resumed_tokens or None,
             "reservation": decision.reservation or None,
             "trace_id": decision.trace_id,

@@ -34,7 +34,9 @@ from services.router.core.demands import (
     WorkloadClass,
     estimated_tokens,
 )
+from services.router.core.prompts import Chosen, Prompts
 from services.router.inbound import beginnings
+from services.router.inbound.naming import Choose, chosen
 
 _FRAME = struct.Struct(">BI")
 
@@ -43,15 +45,20 @@ class InvalidBody(ValueError):
     """Not the message that the method takes; the caller's encoder is at fault."""
 
 
-def demand_of(method: str, body: bytes) -> Demand | None:
-    """None for methods that the router itself answers.
+_NOTHING_TOLD: Choose = partial(Prompts().choose, "", "")
+
+
+def demand_of(method: str, body: bytes, choose: Choose = _NOTHING_TOLD) -> Demand | None:
+    """None for methods that the router itself answers. `choose` is asked which version of a prompt
+    it is, where the request names one.
 
     Raises:
         InvalidBody: the body is no frame with the method's message in it.
         InvalidDemand: a field can't be meant.
+        PromptNotFound, PromptsUnknown: as `choose`.
     """
     read = _READERS.get(method)
-    return read(body) if read else None
+    return read(body, choose) if read else None
 
 
 def _framed(body: bytes, message: type[Any]) -> Any:
@@ -70,25 +77,34 @@ def _framed(body: bytes, message: type[Any]) -> Any:
         raise InvalidBody(f"the body must hold a {message.DESCRIPTOR.full_name}") from error
 
 
-def _generate(body: bytes) -> Demand:
+def _generate(body: bytes, choose: Choose) -> Demand:
     request = _framed(body, GenerateRequest)
-    said = request.sampling.HasField("max_output_tokens")
     number = request.workload_class
     resumed = _resumed_tokens(request) if request.HasField("resume") else 0
+    named = None
+    if request.HasField("prompt"):
+        named = chosen(request.prompt, choose, resumed=resumed > 0)
     return Demand(
-        model=request.model,
+        model=named.model(request.model) if named else request.model,
         workload_class=_class_of(number) if number else None,
-        prompt=_prompt(request, to_generate=True),
-        output=Output(request.sampling.max_output_tokens if said else None, _MAX_OUTPUT),
+        prompt=_prompt(request, named, to_generate=True),
+        output=_output(request.sampling, "max_output_tokens", _MAX_OUTPUT, named),
         resumed_tokens=resumed,
-        repeatable=None if resumed else _repeatable(request, len(body)),
+        repeatable=None if resumed else _repeatable(request, len(body), named),
+        prompt_version=named.tag if named else "",
     )
 
 
-def _repeatable(request: GenerateRequest, request_bytes: int) -> Repeatable:
+def _output(asked: Any, field: str, name: str, named: Chosen | None) -> Output:
+    if asked.HasField(field):
+        return Output(getattr(asked, field), name)
+    return Output(named.version.output_tokens if named else None, name)
+
+
+def _repeatable(request: GenerateRequest, request_bytes: int, named: Chosen | None) -> Repeatable:
     return Repeatable(
         use=_use_of(request.response_cache),
-        deterministic=_is_greedy(request.sampling),
+        deterministic=_is_greedy(request.sampling, named),
         request_bytes=request_bytes,
         content=partial(_content, request, request),
     )
@@ -102,53 +118,62 @@ def _resumed_tokens(request: GenerateRequest) -> int:
     return resumed
 
 
-def _counted(message: type[Any]) -> Callable[[bytes], Demand]:
-    def read(body: bytes) -> Demand:
+def _counted(message: type[Any]) -> Callable[[bytes, Choose], Demand]:
+    def read(body: bytes, _: Choose) -> Demand:
         request = _framed(body, message)
         return Demand(
             model=request.model,
             workload_class=None,
-            prompt=_prompt(request, to_generate=False),
+            prompt=_prompt(request, None, to_generate=False),
             output=None,
         )
 
     return read
 
 
-def _completed(message: type[Any]) -> Callable[[bytes], Demand]:
-    def read(body: bytes) -> Demand:
+def _completed(message: type[Any]) -> Callable[[bytes, Choose], Demand]:
+    def read(body: bytes, choose: Choose) -> Demand:
         request = _framed(body, message)
         chat = request.completion
         field = "max_completion_tokens" if chat.HasField("max_completion_tokens") else "max_tokens"
-        said = chat.HasField(field)
         name = chat.workload_class
+        named = chosen(chat.prompt, choose) if chat.HasField("prompt") else None
         return Demand(
-            model=chat.model,
+            model=named.model(chat.model) if named else chat.model,
             workload_class=_class_named(name) if name else None,
-            # Not message by message: a body has room for two million, and all others would wait.
-            prompt=Prompt(
-                estimated_tokens(chat.ByteSize()),
-                exact=False,
-                chat=True,
-                start=beginnings.completion(chat.messages),
-            ),
-            output=Output(getattr(chat, field) if said else None, field),
+            prompt=_chat_prompt(chat, named),
+            output=_output(chat, field, field, named),
             repeatable=Repeatable(
                 use=_use_named(chat.response_cache),
-                deterministic=_is_greedy(chat),
+                deterministic=_is_greedy(chat, named),
                 request_bytes=len(body),
                 content=partial(_content, request, chat),
             ),
+            prompt_version=named.tag if named else "",
         )
 
     return read
 
 
-def _prompt(request: Any, *, to_generate: bool) -> Prompt:
+def _chat_prompt(chat: Any, named: Chosen | None) -> Prompt:
+    # Not message by message: a body has room for two million, and all others would wait.
+    size_bytes, start = chat.ByteSize(), beginnings.completion(chat.messages)
+    if named is not None:
+        size_bytes += named.filled_bytes - chat.prompt.ByteSize()
+        start = named.start + start
+    return Prompt(estimated_tokens(size_bytes), exact=False, chat=True, start=start)
+
+
+def _prompt(request: Any, named: Chosen | None, *, to_generate: bool) -> Prompt:
     """`to_generate`: it goes through the model, so that a prefix cache matters."""
     kind = request.WhichOneof("input")
     if kind is None:
         raise InvalidDemand("input", "exactly one kind of prompt is required, got none")
+    if named is not None:
+        asked = request.prompt
+        size_bytes = named.filled_bytes + asked.ByteSize() - asked.variables.ByteSize()
+        start = named.start + beginnings.chat(asked.messages)
+        return Prompt(estimated_tokens(size_bytes), exact=False, chat=True, start=start)
     if kind == "tokens":
         ids = request.tokens.ids
         return Prompt(len(ids), exact=True, start=beginnings.tokens(ids) if to_generate else b"")
@@ -159,9 +184,11 @@ def _prompt(request: Any, *, to_generate: bool) -> Prompt:
     return Prompt(estimated_tokens(request.chat.ByteSize()), exact=False, chat=True, start=start)
 
 
-def _is_greedy(sampling: Any) -> bool:
+def _is_greedy(sampling: Any, named: Chosen | None) -> bool:
     """Not a fixed seed: it repeats on one engine only, and the mesh has many."""
-    return bool(sampling.HasField("temperature") and sampling.temperature == 0)
+    if sampling.HasField("temperature"):
+        return bool(sampling.temperature == 0)
+    return named is not None and named.version.temperature == 0
 
 
 def _content(request: Any, asked: Any) -> bytes:
@@ -211,7 +238,7 @@ _USES: Mapping[int, CacheUse] = {
     RESPONSE_CACHE_ALLOW: CacheUse.ALLOW,
     RESPONSE_CACHE_BYPASS: CacheUse.BYPASS,
 }
-_READERS: Mapping[str, Callable[[bytes], Demand]] = {
+_READERS: Mapping[str, Callable[[bytes, Choose], Demand]] = {
     "/evenflow.inference.v1.InferenceService/Generate": _generate,
     "/evenflow.inference.v1.InferenceService/Tokenize": _counted(TokenizeRequest),
     "/evenflow.inference.v1.InferenceService/CountTokens": _counted(CountTokensRequest),

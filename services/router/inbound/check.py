@@ -22,6 +22,7 @@ from services.router.core.ladder import Climb
 from services.router.core.outliers import most_ejected
 from services.router.core.picking import Filter, Picker
 from services.router.core.pressure import degrading
+from services.router.core.prompts import PromptNotFound, PromptsUnknown
 from services.router.core.requests import Decision
 from services.router.core.spending import Lacking
 from services.router.core.tenants import Caller, Tenants
@@ -82,7 +83,9 @@ class Check:
         if isinstance(known, Refused):
             return Judged(None, None, known)
         try:
-            demand = demand_of(question.method, question.body)
+            tenant, prompts = known.caller.tenant.id, self._mesh.prompts
+            choose = partial(prompts.choose, tenant, question.request_id)
+            demand = demand_of(question.method, question.body, choose)
             if demand is None:
                 return Judged(known.caller, None, None)
             return self._decide(Asking(question, known, now_s, question.remaining_s()), demand)
@@ -90,6 +93,10 @@ class Check:
             refused = Refused(Reason.FIELD_INVALID, str(error), error.field)
         except InvalidBody as error:
             refused = Refused(Reason.BODY_INVALID, str(error))
+        except PromptNotFound as error:
+            refused = Refused(Reason.PROMPT_NOT_FOUND, str(error), error.field)
+        except PromptsUnknown:
+            refused = _POLICY_STALE
         return Judged(known.caller, None, refused)
 
     def _known(self, question: Asked, now_s: float) -> Known | Refused:

@@ -83,6 +83,7 @@ def decision_of(request: Request, judged: Judged, now_s: float) -> Decision:
         resumed_tokens=(demand.resumed_tokens or 0) if demand else 0,
         cache="" if refused else judged.consulted.outcome,
         credential=_credential(question, caller) if admitted else NO_CREDENTIAL,
+        prompt=demand.prompt_version if demand else "",
         reservation=judged.reservation.number if admitted and judged.reservation else 0,
     )
 
@@ -157,6 +158,7 @@ def _attributes(decision: Decision, verdict: Verdict | None) -> Mapping[str, str
         "evenflow.hedge.delay_ms": f"{plan.delay_s * 1000:.0f}" if plan else "",
         "evenflow.hedge.not_hedged": hedge.value if isinstance(hedge, NotHedged) else "",
         "evenflow.cache": decision.cache,
+        "evenflow.prompt": decision.prompt,
         "evenflow.degradations": degradations_text(decision.degraded.taken),
         "evenflow.reservation": str(decision.reservation or ""),
     }

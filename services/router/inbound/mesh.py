@@ -13,6 +13,7 @@ from services.router.core.flow import FlowControl
 from services.router.core.hedging import Hedging
 from services.router.core.limits import Limiting
 from services.router.core.outliers import Outliers
+from services.router.core.prompts import Prompts
 from services.router.core.requests import Decision, Requests
 from services.router.core.salts import CacheSalts
 from services.router.core.saturation import Saturation
@@ -37,6 +38,7 @@ class Mesh:
     experience: Experience = field(default_factory=Experience)
     caching: Caching = field(default_factory=no_caching)
     shadow: Shadow = field(default_factory=Shadow)
+    prompts: Prompts = field(default_factory=Prompts)
     budgeting: Budgeting = field(default_factory=no_budgeting)
     limiting: Limiting = field(default_factory=Limiting)
 

@@ -134,6 +134,7 @@ def _decided(decision: Decision) -> pb.ExplainResponse:
         max_output_tokens=decision.output_tokens,
         skipped_rungs=decision.degraded.skipped,
         cache=decision.cache,
+        prompt=decision.prompt,
         resumed_tokens=decision.resumed_tokens,
     )
     response.received_at.FromMicroseconds(round(decision.received_unix_s * 1e6))

@@ -11,6 +11,7 @@ from services.router.core.tenants import Tenant
 from services.router.core.verdicts import Admitted
 from services.router.degradations import orders as degraded_orders
 from services.router.inbound.answers import in_turn
+from services.router.inbound.resources.names import PROMPT_HEADER
 
 _PRIORITIES = {  # lower runs first
     WorkloadClass.INTERACTIVE: "0",
@@ -23,6 +24,8 @@ def identity(decision: Decision) -> Iterable[tuple[str, str]]:
     yield "x-evenflow-request-id", decision.request_id
     yield "x-evenflow-tenant", decision.tenant
     yield "x-evenflow-workload", decision.workload
+    if decision.prompt:
+        yield PROMPT_HEADER, decision.prompt
 
 
 def orders(

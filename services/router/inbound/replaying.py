@@ -16,6 +16,7 @@ from evenflow.openai.v1 import chat_service_pb2 as openai_pb
 from services.chassis.status import ErrorTable, Status
 from services.router.core.replays import Replay, Replays, UnknownReplay
 from services.router.core.response_cache import Answer
+from services.router.inbound.resources.names import PROMPT_HEADER, REQUEST_ID_HEADER
 
 ERRORS: ErrorTable = {UnknownReplay: Status(grpc.StatusCode.UNAVAILABLE, "NO_ENDPOINT")}
 ENGINE = "cache"  # what answered, to the access log
@@ -42,10 +43,11 @@ class Replaying:
         return _completed(replay, request_id)
 
     async def _begin(self, context: grpc.aio.ServicerContext) -> tuple[str, Replay]:
-        request_id = _request_id(context)
+        request_id, prompt = (_said(context, each) for each in (REQUEST_ID_HEADER, PROMPT_HEADER))
         replay = self._replays.take(request_id)
         context.set_trailing_metadata(tuple(_trailers(replay.answer)))
-        await context.send_initial_metadata(_HIT)
+        named = ((PROMPT_HEADER, prompt),) if prompt else ()
+        await context.send_initial_metadata((*_HIT, *named))
         return request_id, replay
 
 
@@ -66,9 +68,9 @@ def add_replaying_to_server(replaying: Replaying, server: Any) -> None:
     )
 
 
-def _request_id(context: grpc.aio.ServicerContext) -> str:
+def _said(context: grpc.aio.ServicerContext, name: str) -> str:
     for key, value in context.invocation_metadata() or ():
-        if key == "x-evenflow-request-id":
+        if key == name:
             return str(value)
     return ""
 

@@ -169,6 +169,7 @@ def _decided(encoded: pb.RequestRecord, decision: Decision) -> None:
     encoded.expected_cached_tokens = decision.expected_cached_tokens
     encoded.cached = decision.cache == "hit"
     encoded.resumed_tokens = decision.resumed_tokens
+    encoded.prompt = decision.prompt
     if decision.workload_class is not None:
         encoded.workload_class = NUMBERS[decision.workload_class]
     if decision.refusal is not None:

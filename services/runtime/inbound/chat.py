@@ -40,6 +40,7 @@ class ChatServicer(ChatServiceServicer):
 
     def __init__(self, serving: Serving, *, now_unix_s: Callable[[], float]) -> None:
         self._serving = serving
+        self._opening = serving.templates.opening
         self._now_unix_s = now_unix_s
 
     async def CreateChatCompletion(  # noqa: N802 - the name is the proto's
@@ -49,8 +50,9 @@ class ChatServicer(ChatServiceServicer):
         with fields_named(context, field_names(chat)):
             report = self._serving.report(self._serving.owner(context))
             heading = self._heading(report.owner)
+            asked = demand(chat, await self._opening(report.owner, chat, context))
             written = []
-            async with aclosing(self._serving.run(demand(chat), report, context)) as steps:
+            async with aclosing(self._serving.run(asked, report, context)) as steps:
                 async for step in steps:
                     if report.is_first(step):
                         # Envoy hedges and retries until it sees these, so not a token later
@@ -70,8 +72,9 @@ class ChatServicer(ChatServiceServicer):
         with fields_named(context, field_names(chat)):
             report = self._serving.report(self._serving.owner(context))
             events = Events(self._heading(report.owner))
+            asked = demand(chat, await self._opening(report.owner, chat, context))
             try:
-                async with aclosing(self._serving.run(demand(chat), report, context)) as steps:
+                async with aclosing(self._serving.run(asked, report, context)) as steps:
                     async for step in steps:
                         first = report.is_first(step)
                         if first:

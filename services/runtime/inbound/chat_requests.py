@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Sequence
+from typing import Any
 
 from google.protobuf import json_format
 from google.protobuf.struct_pb2 import Struct, Value
@@ -9,6 +10,7 @@ from google.protobuf.struct_pb2 import Struct, Value
 from evenflow.openai.v1 import chat_service_pb2 as pb
 from services.runtime.core.demands import MAX_MESSAGES, MAX_PARTS, Chat, Demand
 from services.runtime.core.engine import InvalidInput, Message
+from services.runtime.core.prompts import Opening
 from services.runtime.core.sampling import MAX_STOPS, InvalidSampling, Sampling
 
 _ROLES = {"system": "system", "developer": "system", "user": "user", "assistant": "assistant"}
@@ -26,10 +28,16 @@ def field_names(chat: pb.ChatCompletion) -> dict[str, str]:
     return {**FIELDS, "max_output_tokens": "max_tokens" if older else "max_completion_tokens"}
 
 
-def demand(chat: pb.ChatCompletion) -> Demand:
+def demand(chat: pb.ChatCompletion, opening: Opening) -> Demand:
     """Raises InvalidInput, InvalidSampling."""
     _refuse_unsupported(chat)
-    return Demand(chat.model, Chat(_messages(chat)), _sampling(chat), _max_output_tokens(chat))
+    most = _max_output_tokens(chat)
+    return Demand(
+        opening.model or chat.model,
+        Chat((*opening.messages, *_messages(chat, at_least=0 if opening.messages else 1))),
+        _sampling(chat, opening),
+        opening.max_output_tokens if most is None else most,
+    )
 
 
 def _refuse_unsupported(chat: pb.ChatCompletion) -> None:
@@ -55,18 +63,19 @@ def _max_output_tokens(chat: pb.ChatCompletion) -> int | None:
     return None
 
 
-def _sampling(chat: pb.ChatCompletion) -> Sampling:
-    given = {
+def _sampling(chat: pb.ChatCompletion, opening: Opening) -> Sampling:
+    given: dict[str, Any] = {
         name: getattr(chat, name)
         for name in ("temperature", "top_p", "top_k", "seed")
         if chat.HasField(name)
     }
+    if stop := _stop(chat.stop):
+        given["stop"] = stop
     return Sampling(
-        stop=_stop(chat.stop),
         logprobs=_logprobs(chat),
         json_schema=_json_schema(chat),
         ignore_eos=chat.ignore_eos,
-        **given,
+        **{**opening.sampling, **given},
     )
 
 
@@ -123,9 +132,10 @@ def _whole(value: object) -> object:
     return value
 
 
-def _messages(chat: pb.ChatCompletion) -> Sequence[Message]:
-    if not 0 < len(chat.messages) <= MAX_MESSAGES:
-        raise InvalidInput("messages", f"must be 1 to {MAX_MESSAGES}, got {len(chat.messages)}")
+def _messages(chat: pb.ChatCompletion, *, at_least: int) -> Sequence[Message]:
+    number = len(chat.messages)
+    if not at_least <= number <= MAX_MESSAGES:
+        raise InvalidInput("messages", f"must be {at_least} to {MAX_MESSAGES}, got {number}")
     return tuple(_message(each, f"messages[{at}]") for at, each in enumerate(chat.messages))
 
 

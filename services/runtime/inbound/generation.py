@@ -10,6 +10,7 @@ from evenflow.inference.v1 import inference_service_pb2 as pb
 from evenflow.inference.v1.inference_service_pb2_grpc import InferenceServiceServicer
 from services.runtime.core.demands import MAX_MESSAGES, Chat, Demand, Prompt, Text, Tokens
 from services.runtime.core.engine import FinishReason, InvalidInput, Message, Step
+from services.runtime.core.prompts import NO_PROMPT, Opening
 from services.runtime.core.resuming import Told
 from services.runtime.core.sampling import InvalidSampling, Sampling
 from services.runtime.inbound.refusals import fields_named
@@ -33,7 +34,8 @@ _SAMPLING = ("temperature", "top_p", "top_k", "seed", "logprobs", "json_schema")
 _FIELDS = {
     name: f"sampling.{name}" for name in (*_SAMPLING, "stop", "ignore_eos", "max_output_tokens")
 }
-_PROMPTS = {"chat": "chat", "text": "text", "tokens": "tokens.ids"}
+_PROMPTS = {"chat": "chat", "text": "text", "tokens": "tokens.ids", "prompt": "prompt"}
+_CHAT = "chat.messages"
 _RESUMED = "resume.token_ids"
 
 
@@ -47,7 +49,8 @@ class GenerationServicer(InferenceServiceServicer):
         names = {**_FIELDS, **_prompt_name(request), "resumed": _RESUMED}
         with fields_named(context, names):
             report = self._serving.report(self._serving.owner(context))
-            demand = _demand(request)
+            opening = await self._serving.templates.opening(report.owner, request, context)
+            demand = _demand(request, opening)
             told = Told() if is_resumable(demand, report.owner) else None
             async with aclosing(self._serving.run(demand, report, context)) as steps:
                 async for step in steps:
@@ -96,6 +99,7 @@ class GenerationServicer(InferenceServiceServicer):
             model_version=engine.version,
             endpoint=self._serving.endpoint,
             engine=engine.name,
+            prompt_version=report.owner.prompt_version,
             degradations=[
                 pb.Degradation(rung=each.rung, reason=each.reason) for each in report.degradations
             ],
@@ -108,14 +112,18 @@ def _prompt_name(
     return {"prompt": _PROMPTS.get(request.WhichOneof("input") or "", "input")}
 
 
-def _demand(request: pb.GenerateRequest) -> Demand:
-    asked = request.sampling
+def _demand(request: pb.GenerateRequest, opening: Opening) -> Demand:
+    asked, unsaid = request.sampling, opening.sampling
     given = {field.name: value for field, value in asked.ListFields() if field.name in _SAMPLING}
-    sampling = Sampling(stop=tuple(asked.stop), ignore_eos=asked.ignore_eos, **given)
-    most = asked.max_output_tokens if asked.HasField("max_output_tokens") else None
+    stop = {"stop": tuple(asked.stop)} if asked.stop else {}
+    sampling = Sampling(**{**unsaid, **given, **stop, "ignore_eos": asked.ignore_eos})
+    most = opening.max_output_tokens
+    if asked.HasField("max_output_tokens"):
+        most = asked.max_output_tokens
     if most is not None and most < 1:
         raise InvalidSampling("max_output_tokens", f"must be at least 1, got {most}")
-    return Demand(request.model, _prompt(request), sampling, most, _resumed(request))
+    model = opening.model or request.model
+    return Demand(model, _prompt(request, opening), sampling, most, _resumed(request))
 
 
 def _resumed(request: pb.GenerateRequest) -> tuple[int, ...]:
@@ -124,10 +132,15 @@ def _resumed(request: pb.GenerateRequest) -> tuple[int, ...]:
     return _not_empty(tuple(request.resume.token_ids), _RESUMED)
 
 
-def _prompt(request: pb.GenerateRequest | pb.TokenizeRequest | pb.CountTokensRequest) -> Prompt:
+def _prompt(
+    request: pb.GenerateRequest | pb.TokenizeRequest | pb.CountTokensRequest,
+    opening: Opening = NO_PROMPT,
+) -> Prompt:
     kind = request.WhichOneof("input")
+    if kind == "prompt" and isinstance(request, pb.GenerateRequest):
+        return Chat((*opening.messages, *_messages(request.prompt.messages, "prompt.messages")))
     if kind == "chat":
-        return Chat(_messages(request.chat))
+        return Chat(_messages(_not_empty(request.chat.messages, _CHAT), _CHAT))
     if kind == "text":
         return Text(_not_empty(request.text, "text"))
     if kind == "tokens" and isinstance(request, pb.GenerateRequest):
@@ -135,14 +148,13 @@ def _prompt(request: pb.GenerateRequest | pb.TokenizeRequest | pb.CountTokensReq
     raise InvalidInput("input", "exactly one kind of prompt is required, got none")
 
 
-def _messages(chat: pb.ChatInput) -> tuple[Message, ...]:
+def _messages(said: Sequence[pb.ChatMessage], field: str) -> tuple[Message, ...]:
     messages = []
-    if len(chat.messages) > MAX_MESSAGES:
-        text = f"must be at most {MAX_MESSAGES}, got {len(chat.messages)}"
-        raise InvalidInput("chat.messages", text)
-    for at, message in enumerate(_not_empty(chat.messages, "chat.messages")):
+    if len(said) > MAX_MESSAGES:
+        raise InvalidInput(field, f"must be at most {MAX_MESSAGES}, got {len(said)}")
+    for at, message in enumerate(said):
         if message.role not in _ROLES:
-            raise InvalidInput(f"chat.messages[{at}].role", "must be system, user or assistant")
+            raise InvalidInput(f"{field}[{at}].role", "must be system, user or assistant")
         messages.append(Message(_ROLES[message.role], message.content))
     return tuple(messages)
 

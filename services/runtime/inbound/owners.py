@@ -34,6 +34,13 @@ class Owner:
     cache_key: str = ""  # under which a router wants to keep the answer; empty: none does
     resumable: bool = False  # its stream may be carried on should it break
     reservation: Reservation | None = None  # None: no budget counts it
+    prompt: str = ""  # that the request named, "<name>@<version>"; empty: none
+
+    @property
+    def prompt_version(self) -> int:
+        """0: it named none."""
+        version = self.prompt.rpartition("@")[2]
+        return int(version) if version.isascii() and version.isdigit() else 0
 
     @classmethod
     def of(cls, context: grpc.aio.ServicerContext) -> "Owner":
@@ -60,6 +67,7 @@ class Owner:
             cache_key=said.get("cache-key", ""),
             resumable=said.get("resumable") == "1",
             reservation=reserved.reservation(said),
+            prompt=said.get("prompt", ""),
         )
 
 

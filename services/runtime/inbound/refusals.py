@@ -18,6 +18,7 @@ from services.runtime.core.reservations import (
 from services.runtime.core.sampling import InvalidSampling
 from services.runtime.inbound.cuts import KeyRevoked
 from services.runtime.inbound.patience import EngineStalled
+from services.runtime.inbound.templates import TemplateNotHere
 
 
 class Draining(Exception):
@@ -48,6 +49,7 @@ ERRORS: ErrorTable = {
     Draining: Status(grpc.StatusCode.UNAVAILABLE, "DRAINING"),
     NotReady: Status(grpc.StatusCode.UNAVAILABLE, "NO_ENDPOINT"),
     OutsideBoundary: Status(grpc.StatusCode.UNAVAILABLE, "NO_ENDPOINT"),
+    TemplateNotHere: Status(grpc.StatusCode.UNAVAILABLE, "NO_ENDPOINT"),
     EngineStalled: Status(grpc.StatusCode.UNAVAILABLE, "ENGINE_STALLED"),
     EngineFailed: Status(grpc.StatusCode.UNAVAILABLE, "ENGINE_FAILED"),
     AttemptNotCovered: Status(grpc.StatusCode.RESOURCE_EXHAUSTED, "BUDGET_EXHAUSTED"),

@@ -13,6 +13,7 @@ from services.runtime.core.whole import Whole
 from services.runtime.inbound.owners import Owner
 
 DEGRADATIONS_HEADER = "x-evenflow-degradations"
+PROMPT_HEADER = "x-evenflow-prompt"
 MOST_ANSWER_BYTES = 256 << 10  # of one that a router may keep
 
 
@@ -48,9 +49,14 @@ class Report:
         return self.owner.orders.done(output_cut=self.output_cut, prompt_cut=self.prompt_cut)
 
     def headers(self) -> tuple[tuple[str, str], ...]:
-        """What is known with the first token: what was degraded, and by which attempt."""
-        done = self.degradations
-        return (((DEGRADATIONS_HEADER, _text(done)),) if done else ()) + self._attempt_header()
+        """What is known with the first token: which version of a prompt it is, what was degraded,
+        and by which attempt."""
+        done, prompt = self.degradations, self.owner.prompt
+        return (
+            *(((PROMPT_HEADER, prompt),) if prompt else ()),
+            *(((DEGRADATIONS_HEADER, _text(done)),) if done else ()),
+            *self._attempt_header(),
+        )
 
     def _attempt_header(self) -> tuple[tuple[str, str], ...]:
         """If it is not the first: Envoy knows who answered, but tells the router of the attempt
@@ -103,6 +109,7 @@ class Report:
             output_tokens=self.output_tokens,
             attempt=self.owner.attempt,
             **({"degraded": _text(self.degradations)} if self.degradations else {}),
+            **({"prompt": self.owner.prompt} if self.owner.prompt else {}),
             resumed_tokens=self.resumed_tokens,
         )
 
@@ -136,6 +143,8 @@ class Report:
                 "evenflow.attempt": self.owner.attempt,
             }
         )
+        if self.owner.prompt:
+            span.set_attribute("evenflow.prompt", self.owner.prompt)
         if done := self.degradations:
             span.set_attribute("evenflow.degradations", _text(done))
         if self._finish_reason:

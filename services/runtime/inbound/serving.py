@@ -28,6 +28,7 @@ from services.runtime.inbound.patience import Patience
 from services.runtime.inbound.refusals import Draining, ModelNotFound, NotReady, OutsideBoundary
 from services.runtime.inbound.reports import Report
 from services.runtime.inbound.spending import Spending
+from services.runtime.inbound.templates import Templates
 
 _tracer = trace.get_tracer("evenflow.runtime")
 _arms = itertools.count()
@@ -38,14 +39,21 @@ Waiting = Callable[[], AbstractAsyncContextManager[None]]
 class Serving:
     """One engine, and whether it takes requests. `endpoint`: host:port to show to callers.
     `pool`: whose tenants alone it serves; empty: those of no pool. `journal`: where what budgets
-    count is written down."""
+    count is written down. `templates`: of the prompts that requests may name."""
 
     def __init__(
-        self, engine: Engine, *, endpoint: str, pool: str = "", journal: Journal | None = None
+        self,
+        engine: Engine,
+        *,
+        endpoint: str,
+        pool: str = "",
+        journal: Journal | None = None,
+        templates: Templates | None = None,
     ) -> None:
         self.engine = engine
         self.endpoint = endpoint
         self.pool = pool
+        self.templates = templates or Templates(followed=False)
         self.ready = False
         self.draining = False
         self.patience = Patience()

@@ -13,7 +13,7 @@ import grpc
 import pytest
 
 from evenflow.blocking import BlockingClient
-from evenflow.client import Client, chat_request
+from evenflow.client import Client, chat_request, prompt_request
 from evenflow.errors import DeadlineExceeded, StreamLost
 from evenflow.inference.v1 import inference_service_pb2 as pb
 from evenflow.requests import Event
@@ -111,6 +111,22 @@ def test_a_break_anywhere_is_not_seen(generate: Generate, tmp_path: Path) -> Non
             script.answer = model = Model([(cut, RESET)])
             assert (cut, generate(mesh)) == (cut, unbroken())
             assert model.asked == [[], list(range(min(cut - 1, len(PIECES) - 1)))]
+
+
+def test_a_prompts_version_is_carried_on(tmp_path: Path) -> None:
+    started = pb.Started(request_id="r-1", model=MODEL, resumable=True, prompt_version=4)
+    script = Script(answer=Model([(3, RESET)], started=started))
+    request = prompt_request("trip", {"city": "Rome"}, label="canary", sticky="c1")
+
+    with (
+        scripted_mesh(script, tmp_path) as mesh,
+        BlockingClient(mesh.address, certificate_folder=mesh.certificates) as client,
+    ):
+        list(client.generate(request))
+
+    first, second = (each.prompt for each in script.requests)
+    assert (first.label, second.version, second.name) == ("canary", 4, "trip")
+    assert second.variables == first.variables
 
 
 @both

@@ -23,6 +23,7 @@ FRONT_END = "frontend"
 
 ENDPOINTS_HEADER = "x-evenflow-endpoints"
 REQUEST_ID_HEADER = "x-evenflow-request-id"
+PROMPT_HEADER = "x-evenflow-prompt"  # which version of a prompt, to runtimes and callers
 CACHED_HEADER = "x-evenflow-cached"  # by Check alone: the router answers, and not a runtime
 
 # A router that is started again is back in 2 to 3 s. Until then what calls it waits: 40 tries with

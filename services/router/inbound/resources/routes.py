@@ -152,6 +152,6 @@ def _cors(origins: tuple[str, ...]) -> CorsPolicy:
         allow_methods="GET, POST, OPTIONS",
         allow_headers="authorization, content-type, x-grpc-web, x-user-agent, grpc-timeout",
         expose_headers="grpc-status, grpc-message, grpc-status-details-bin, x-evenflow-request-id, "
-        "x-evenflow-degradations, x-evenflow-cache",
+        "x-evenflow-degradations, x-evenflow-cache, x-evenflow-prompt",
         max_age="86400",
     )
