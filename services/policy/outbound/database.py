@@ -59,7 +59,7 @@ class Database:
         try:
             with self._engine.begin() as connection:
                 config.attributes["connection"] = connection
-                command.upgrade(config, "heads")
+                command.upgrade(config, "head")
         except (OperationalError, InterfaceError) as error:
             raise DatabaseUnreachable(str(error.orig)) from error
 

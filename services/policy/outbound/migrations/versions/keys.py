@@ -4,7 +4,7 @@ import sqlalchemy as sa
 from alembic import op
 
 revision = "keys"
-down_revision = None
+down_revision = "ledger"
 
 
 def upgrade() -> None:

@@ -4,7 +4,7 @@ import sqlalchemy as sa
 from alembic import op
 
 revision = "policycode"
-down_revision = None
+down_revision = "keys"
 
 _DIGEST = sa.String(64)
 _ACTOR = sa.String(2048)

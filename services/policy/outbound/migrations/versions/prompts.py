@@ -4,7 +4,7 @@ import sqlalchemy as sa
 from alembic import op
 
 revision = "prompts"
-down_revision = None
+down_revision = "policycode"
 
 
 def upgrade() -> None:
