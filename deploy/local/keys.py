@@ -1,4 +1,4 @@
-"""The demo tenants' API keys, the tenants' file that knows their hashes, and the salt's secret."""
+"""The demo tenants' API keys, the tenants' file that knows their hashes, and the mesh's secrets."""
 
 import hashlib
 import secrets
@@ -7,6 +7,7 @@ from string import Template
 
 from deploy.local.certificates import TENANTS
 from deploy.local.drafts import drafted, write_whole
+from evenflow.audit_signing import new_key
 
 TEMPLATE = Path(__file__).with_name("tenants.yaml")
 PREFIX = "evf_"  # lets scanners for leaked secrets know one
@@ -25,6 +26,14 @@ def ensure_cache_salt(home: Path) -> Path:
     path = home / "secrets" / "cache-salt"
     _ensure(path, secrets.token_hex(SECRET_BYTES))
     return path
+
+
+def audit_key(home: Path) -> Path:
+    return home / "secrets" / "audit-key.pem"
+
+
+def ensure_audit_key(home: Path) -> None:
+    _ensure(audit_key(home), new_key().decode())
 
 
 def ensure_tenants(home: Path, keys: dict[str, str]) -> Path:

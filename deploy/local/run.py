@@ -13,7 +13,7 @@ from deploy.envoy.install import install as install_envoy
 from deploy.local.certificates import TENANTS, ensure_certificates
 from deploy.local.engines import NEEDS, Engine, check_engine, has_gpu, prepare_engine
 from deploy.local.first_chat import ask_once
-from deploy.local.keys import ensure_cache_salt, ensure_keys, ensure_tenants
+from deploy.local.keys import ensure_audit_key, ensure_cache_salt, ensure_keys, ensure_tenants
 from deploy.local.preflight import (
     FULL,
     check_platform,
@@ -84,6 +84,7 @@ def prepare(settings: Settings, sockets: Path) -> Prepared:
         ensure_certificates(settings.home)
         tenants = ensure_tenants(settings.home, ensure_keys(settings.home))
         salt = ensure_cache_salt(settings.home)
+        ensure_audit_key(settings.home)
     return Prepared(envoy=binary, tenants=tenants, cache_salt=salt, sockets=sockets)
 
 

@@ -23,6 +23,12 @@ class Config:
         environ.text,
         help="`sqlite:////folder/policy.db` or `postgresql+psycopg://user@host/name`; kept private",
     )
+    audit: Path = setting(
+        environ.path, help="folder of the audit log, made private; one process writes to it"
+    )
+    audit_key_file: Path = setting(
+        environ.path, help="Ed25519 private key, PEM, that the log's checkpoints are signed with"
+    )
     heartbeat_s: float = setting(
         environ.positive,
         default=2.0,

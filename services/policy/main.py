@@ -3,7 +3,8 @@
 import asyncio
 import os
 import sys
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -11,7 +12,9 @@ import grpc
 import structlog
 from grpc_health.v1.health_pb2 import HealthCheckResponse
 
+from evenflow.audit_signing import InvalidKey, Signer
 from services.chassis import lifecycle, logs, traces
+from services.chassis.admin_calls import AdminCall
 from services.chassis.environ import EX_CONFIG, InvalidConfig
 from services.chassis.identity import TlsFiles
 from services.chassis.server import Server, grpc_server
@@ -20,10 +23,14 @@ from services.policy.config import Config
 from services.policy.core.audit import AuditUnavailable
 from services.policy.core.nodes import InvalidPolicy
 from services.policy.core.tenants import Policy
+from services.policy.inbound import auditing, tenants
 from services.policy.inbound import checking as policies
-from services.policy.inbound import tenants
+from services.policy.inbound.auditing import AuditServicer
 from services.policy.inbound.checking import PolicyServicer
 from services.policy.inbound.tenants import TenantServicer
+from services.policy.outbound.audit_chain import AuditChain
+from services.policy.outbound.audit_log import AuditLog
+from services.policy.outbound.audit_segments import AuditDamaged
 from services.policy.outbound.database import Database, DatabaseUnreachable, InvalidDatabase
 from services.policy.outbound.policy_file import PolicyFile, Stamp, policy_of
 from services.policy.outbound.reloading import follow
@@ -38,13 +45,22 @@ FILE_HEALTH = "evenflow.policy.file"  # asked by name: NOT_SERVING while the fil
 _log = structlog.get_logger(__name__)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Source:
-    """Of the policy: its file, and what was read there at the start."""
+    """Of the policy: its file, and what was read there last."""
 
     file: PolicyFile
     policy: Policy
-    stamp: Stamp | None
+    stamp: Stamp | None  # at the start
+
+
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """What outlives the process."""
+
+    database: Database
+    audit: AuditLog
+    signer: Signer
 
 
 def main() -> int:
@@ -54,6 +70,7 @@ def main() -> int:
         stamp = file.stamp()
         policy = file.read()
         database = Database(config.database)
+        signer = _signer(config)
     except (InvalidConfig, InvalidDatabase) as error:
         print(error, file=sys.stderr)
         return EX_CONFIG
@@ -63,58 +80,105 @@ def main() -> int:
     logs.configure("policy")
     _log.info("policy.loaded", version=policy.version, tenants=len(policy.tenants))
     try:
-        database.migrate()
-        lifecycle.run(serve(config, Source(file, policy, stamp), database))
-    except (*lifecycle.CANNOT_START, DatabaseUnreachable) as error:
+        return _run(config, Source(file, policy, stamp), database, signer)
+    except (*lifecycle.CANNOT_START, DatabaseUnreachable, AuditDamaged, AuditUnavailable) as error:
         print(error, file=sys.stderr)
         return 1
     finally:
         database.close()
+
+
+def _run(config: Config, source: Source, database: Database, signer: Signer) -> int:
+    database.migrate()
+    audit = _opened(config, signer)
+    try:
+        lifecycle.run(serve(config, source, Kept(database, audit, signer)))
+    finally:
+        audit.close()
     return 0
 
 
-async def serve(config: Config, source: Source, database: Database) -> None:
+def _signer(config: Config) -> Signer:
+    try:
+        return Signer(config.audit_key_file.read_bytes())
+    except (InvalidKey, OSError) as error:
+        raise InvalidConfig(f"POLICY_AUDIT_KEY_FILE: {error}") from error
+
+
+def _opened(config: Config, signer: Signer) -> AuditLog:
+    """Raises AuditDamaged."""
+    try:
+        chain = AuditChain(config.audit, signer, now_unix_us=_now_unix_us)
+    except OSError as error:
+        raise AuditDamaged(f"can't use the audit log in {config.audit}: {error}") from error
+    return AuditLog(chain, now_unix_us=_now_unix_us)
+
+
+def _now_unix_us() -> int:
+    return time.time_ns() // 1000
+
+
+async def serve(config: Config, source: Source, kept: Kept) -> None:
     tls = TlsFiles.in_folder(config.tls)
     address = config.otlp.text if config.otlp else None
     tracing = traces.start("policy", otlp_address=address, tls=tls, sample_share=config.trace_share)
     servicer = TenantServicer(source.policy, heartbeat_s=config.heartbeat_s)
     read = partial(policy_of, trust_domain=config.trust_domain)
     checking = PolicyServicer(read, lambda: servicer.version)
-    server = build_server([tenants.served(servicer), policies.served(checking)], tls)
+    audit, shown = kept.audit, _shown(kept)
+    audit.version, audit.keep_days = lambda: servicer.version, lambda: source.policy.audit_keep_days
+    await audit.record(auditing.loaded(source.policy))
+    parts = [tenants.served(servicer), policies.served(checking), auditing.served(shown)]
+    server = build_server(parts, tls, lambda call: audit.note(auditing.called(call)))
     server.listen(config.listen, tls)
     await server.start()
     await server.set_serving()
     await _set_file_health(server, good=True)
     _log.info("server.ready", listen=config.listen.text)
     async with asyncio.TaskGroup() as tasks:
-        following = tasks.create_task(_follow(source, servicer, server))
+        work = [_follow(source, servicer, server, audit), audit.keep()]
+        following = [tasks.create_task(each) for each in work]
         await lifecycle.stop_signal()
-        following.cancel()
+        for each in following:
+            each.cancel()
         servicer.close()
+        shown.close()
         await lifecycle.drain(server, drain_s=config.drain_s)
     await asyncio.to_thread(tracing.stop)
 
 
-def build_server(parts: Sequence[Served], tls: TlsFiles) -> Server:
+def _shown(kept: Kept) -> AuditServicer:
+    return AuditServicer(kept.audit, kept.signer.public_pem, kept.signer.id)
+
+
+def build_server(
+    parts: Sequence[Served], tls: TlsFiles, told: Callable[[AdminCall], None] | None = None
+) -> Server:
     server = grpc_server(
         errors={**ERRORS, **{name: each.errors[name] for each in parts for name in each.errors}},
         callers={rpc: names for each in parts for rpc, names in each.callers.items()},
         tls=tls,
         services=[each.service for each in parts],
+        audit=told,
     )
     for each in parts:
         each.add_to(server.grpc)
     return server
 
 
-async def _follow(source: Source, servicer: TenantServicer, server: Server) -> None:
+async def _follow(
+    source: Source, servicer: TenantServicer, server: Server, audit: AuditLog
+) -> None:
     async with asyncio.TaskGroup() as tasks:
 
         def took(policy: Policy) -> None:
+            source.policy = policy
             servicer.publish(policy)
+            audit.note(auditing.loaded(policy))
             tasks.create_task(_set_file_health(server, good=True))
 
-        def refused(_problems: str) -> None:
+        def refused(problems: str) -> None:
+            audit.note(auditing.refused(problems))
             tasks.create_task(_set_file_health(server, good=False))
 
         await follow(source.file, loaded=source.stamp, took=took, refused=refused)

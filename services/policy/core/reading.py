@@ -3,6 +3,7 @@
 import re
 
 from services.policy.core import fields
+from services.policy.core.audit_rules import read_keep_days
 from services.policy.core.classes import read_classes
 from services.policy.core.fields import Notes
 from services.policy.core.nodes import InvalidPolicy, Node, Problem, kind_of
@@ -39,14 +40,16 @@ def read_policy(root: Node | None, trust_domain: str, *, version: str) -> Policy
         raise InvalidPolicy([Problem(1, 1, "", "the file is empty; write 'tenants: []' for none")])
     reading = _Reading(trust_domain)
     notes = reading.notes
-    found = fields.entries(root, "", notes, required=("tenants",), optional=("classes",))
+    found = fields.entries(root, "", notes, required=("tenants",), optional=("classes", "audit"))
     nodes = fields.items(found.get("tenants"), "tenants", notes)
     tenants = [reading.tenant(node, index) for index, node in enumerate(nodes)]
     classes = read_classes(found.get("classes"), notes)
+    keep_days = read_keep_days(found.get("audit"), notes)
     reading.ownership.note_overlaps(notes)
     if notes.problems:
         raise InvalidPolicy(notes.problems)
-    return Policy(version, [tenant for tenant in tenants if tenant is not None], classes)
+    known = [tenant for tenant in tenants if tenant is not None]
+    return Policy(version, known, classes, audit_keep_days=keep_days)
 
 
 class _Reading:

@@ -129,3 +129,4 @@ class Policy:
     classes: Sequence[ClassRules] = ()  # each at most once; the others have the defaults
     currency: str = ""  # of the prices, as ISO 4217 writes it; empty: there are none
     prices: Sequence[Price] = ()  # each model at most once
+    audit_keep_days: int = 0  # how long the audit log keeps entries; 0: for ever

@@ -14,6 +14,8 @@ ENVIRON = {
     "POLICY_TRUST_DOMAIN": "evenflow.local",
     "POLICY_TLS": "certs/policy",
     "POLICY_DATABASE": "sqlite:////var/lib/policy.db",
+    "POLICY_AUDIT": "audit",
+    "POLICY_AUDIT_KEY_FILE": "audit-key.pem",
 }
 
 

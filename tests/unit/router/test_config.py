@@ -19,6 +19,7 @@ ENVIRON = {
     "ROUTER_TLS": "certs/router",
     "ROUTER_GATEWAY_TLS": "certs/gateway",
     "ROUTER_SALT_SECRET_FILE": "salt",
+    "ROUTER_AUDIT_SPOOL": "spool",
 }
 
 

@@ -78,6 +78,7 @@ class Peers:
             "ROUTER_TLS": str(self._folder / "service/router"),
             "ROUTER_GATEWAY_TLS": str(self._folder / "service/gateway"),
             "ROUTER_SALT_SECRET_FILE": str(self._folder / "salt"),
+            "ROUTER_AUDIT_SPOOL": str(self._folder / "spool"),
             "ROUTER_RUNTIME_SILENCE_S": "60",  # the fake says each state once
         }
 
