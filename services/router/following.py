@@ -17,6 +17,7 @@ from services.router.inbound.mesh import Mesh
 from services.router.outbound import answers
 from services.router.outbound.answers import GrpcAnswers
 from services.router.outbound.attempts import GrpcAttemptSource
+from services.router.outbound.audit import SpoolShipper
 from services.router.outbound.cache_reports import GrpcCacheReports
 from services.router.outbound.endpoint_states import GrpcEndpointStates, counts
 from services.router.outbound.peers import GrpcRouter, PeerFollower
@@ -41,10 +42,17 @@ def followers(config: Config, parts: Parts) -> Followers:
     yield from _of_peers(config, parts, tls, keep)
     policy = PolicyFollower(mesh.policy, clock)
     yield keep(partial(policy.follow, GrpcPolicy(config.policy.text, tls)), what="policy")
+    heard = partial(_taken, mesh, clock)
+    shipper = SpoolShipper(parts.spool, config.policy.text, tls, heard)
+    yield keep(shipper.follow, what="policy's audit log")
     if config.telemetry is not None:
         yield from _of_telemetry(config.telemetry, parts, tls, keep)
     yield parts.publisher.follow_certificate()
     yield _sweep(mesh, clock)
+
+
+def _taken(mesh: Mesh, clock: Callable[[], float]) -> None:
+    mesh.audit.heard(clock())
 
 
 _Keep = Callable[..., Coroutine[Any, Any, None]]

@@ -3,6 +3,7 @@
 import asyncio
 import os
 import sys
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,6 +22,7 @@ from services.router.inbound.caching import Caching
 from services.router.inbound.check_socket import CheckSocket
 from services.router.inbound.mesh import Mesh
 from services.router.outbound.runtimes import GrpcRuntime
+from services.router.outbound.spool import Spool
 from services.router.parts import Parts, access_log, made, time_limits
 from services.router.servers import check_socket, operator_server, sidecar_server
 
@@ -37,6 +39,7 @@ def main() -> int:
     try:
         config = Config.from_environ(os.environ)
         salts = CacheSalts(config.salt_secret_file.read_bytes().strip())
+        spool = Spool(config.audit_spool, most_bytes=config.audit_spool_bytes)
         for socket in (config.socket, config.check_socket):
             _make_private(socket)
     except InvalidConfig as error:
@@ -47,19 +50,19 @@ def main() -> int:
         return EX_CONFIG
     logs.configure("router")
     try:
-        lifecycle.run(serve(config, salts))
+        lifecycle.run(serve(config, salts, spool))
     except lifecycle.CANNOT_START as error:
         print(error, file=sys.stderr)
         return 1
     return 0
 
 
-async def serve(config: Config, salts: CacheSalts) -> None:
+async def serve(config: Config, salts: CacheSalts, spool: Spool) -> None:
     """Until SIGTERM or SIGINT. What follows others ends after what serves."""
     tls = TlsFiles.in_folder(config.tls)
     address = config.telemetry.text if config.telemetry else None
     tracing = traces.start("router", otlp_address=address, tls=tls, sample_share=config.trace_share)
-    parts = made(config, salts)
+    parts = made(config, salts, spool, time.time_ns)
     async with asyncio.TaskGroup() as tasks:
         following = [tasks.create_task(each) for each in followers(config, parts)]
 

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from evenflow.cli import certs, chat, explain, policy, status, tenants
+from evenflow.cli import audit_commands, certs, chat, explain, policy, status, tenants
 from evenflow.cli.exits import exits_cleanly
 from evenflow.cli.where import Where
 from evenflow.home import WORKLOAD
@@ -15,6 +15,7 @@ certs_app = typer.Typer(no_args_is_help=True)
 app.add_typer(certs_app, name="certs", help="Development certificates.")
 policy_app = typer.Typer(no_args_is_help=True)
 app.add_typer(policy_app, name="policy", help="Who may do what: the policy's file.")
+app.add_typer(audit_commands.app, name="audit", help="Who did what: the audit log.")
 
 Home = Annotated[
     Path, typer.Option(envvar="EVENFLOW_HOME", help="What `make run` writes its certificates to.")

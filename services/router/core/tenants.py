@@ -25,6 +25,7 @@ class InvalidSnapshot(ValueError):
 class ApiKey:
     sha256: bytes
     workload: str
+    id: str = ""  # a name for logs, not secret
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +49,7 @@ class Tenant:
 class Caller:
     tenant: Tenant
     workload: str
+    key_id: str = ""  # of its API key; empty: it has a certificate
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +81,7 @@ class Tenants:
             for spiffe_id in tenant.spiffe_ids:
                 _claim(self._by_spiffe_id, spiffe_id, tenant)
             for key in tenant.api_keys:
-                _claim(self._by_key, key.sha256, Caller(tenant, key.workload))
+                _claim(self._by_key, key.sha256, Caller(tenant, key.workload, key.id))
 
     def rules(self, workload_class: WorkloadClass) -> ClassRules:
         return self._classes.get(workload_class, _DEFAULT_RULES)

@@ -37,6 +37,7 @@ _CODES: Mapping[Reason, grpc.StatusCode] = {
     Reason.QUEUE_TIMEOUT: _Code.RESOURCE_EXHAUSTED,
     Reason.DEADLINE_UNREACHABLE: _Code.DEADLINE_EXCEEDED,
     Reason.SHED: _Code.UNAVAILABLE,
+    Reason.AUDIT_UNAVAILABLE: _Code.UNAVAILABLE,
 }
 UNAVAILABLE, DEADLINE_EXCEEDED = 463, 464
 _HTTP: Mapping[grpc.StatusCode, int] = {

@@ -31,6 +31,7 @@ from services.router.core.tenants import Caller, Tenant, Tenants
 from services.router.core.verdicts import Admitted, Hit, Reason, Refused, Verdict
 from services.router.inbound.answers import FAILED, Answer, let_go, refusal
 from services.router.inbound.asked import Asked, Question, asked
+from services.router.inbound.auditing import UNAUDITED
 from services.router.inbound.bodies import InvalidBody, demand_of
 from services.router.inbound.caching import Consulted, Repeating
 from services.router.inbound.judgements import Judged, Request, begun, decision_of, ended, slot_of
@@ -207,6 +208,7 @@ class Check:
     def _leave(self, request: Request, judged: Judged, now_s: float) -> None:
         decision = decision_of(request, judged, now_s)
         ended(request.span, decision, None)
+        self._mesh.audit.left(request.question, judged, decision, now_s)
         self._mesh.requests.note(decision)
 
     def _conclude(self, request: Request, judged: Judged, now_s: float) -> Answer:
@@ -214,8 +216,11 @@ class Check:
         if isinstance(verdict, Admitted):
             judged.hedge = self._hedge(verdict, now_s)
         decision = decision_of(request, judged, now_s)
+        if not self._mesh.audit.decided(request.question, judged, decision, now_s):
+            judged.verdict, judged.hedge = UNAUDITED, None
+            decision = decision_of(request, judged, now_s)
         answer = self._answer(judged, decision, now_s)
-        ended(request.span, decision, verdict)
+        ended(request.span, decision, judged.verdict)
         return answer
 
     def _answer(self, judged: Judged, decision: Decision, now_s: float) -> Answer:

@@ -12,6 +12,7 @@ from services.router.core.outliers import Outliers
 from services.router.core.requests import Requests
 from services.router.core.saturation import Saturation
 from services.router.core.tenants import CacheSalts, PolicyView
+from services.router.inbound.auditing import Auditing, no_auditing
 from services.router.inbound.caching import Caching, no_caching
 from services.router.inbound.line import Line
 
@@ -29,6 +30,7 @@ class Mesh:
     hedging: Hedging = field(default_factory=lambda: Hedging(0.0))
     experience: Experience = field(default_factory=Experience)
     caching: Caching = field(default_factory=no_caching)
+    audit: Auditing = field(default_factory=no_auditing)
 
     def __post_init__(self) -> None:
         self.requests.freed = self.line.freed

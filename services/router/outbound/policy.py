@@ -102,7 +102,7 @@ def _tenant(tenant: pb.Tenant) -> Tenant:
     return Tenant(
         id=tenant.id,
         spiffe_ids=tuple(tenant.spiffe_ids),
-        api_keys=tuple(ApiKey(each.sha256, each.workload) for each in tenant.api_keys),
+        api_keys=tuple(ApiKey(each.sha256, each.workload, each.id) for each in tenant.api_keys),
         models=frozenset(tenant.models),
         workload_classes=frozenset(
             WORKLOAD_CLASSES[each] for each in tenant.workload_classes if each in WORKLOAD_CLASSES
