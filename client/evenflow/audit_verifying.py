@@ -70,11 +70,13 @@ def verify_folder(folder: Path, keys: Keys) -> Proof:
             signed.add(line, CHECKPOINTS)
     segments = sorted(folder.glob(SEGMENTS))
     chain = Chain(signed)
-    for at, segment in enumerate(segments):
+    if segments:
+        chain.begin_at(first_in(segments[0]), segments[0].name)
+    for at, segment in enumerate(segments, start=1):
         chain.begin(segment.name)
         take_all(chain, segment)
-        if at < len(segments) - 1:
-            chain.must_be_signed()
+        if at < len(segments):
+            chain.ends_before(first_in(segments[at]))
     return chain.proof(whole=True)
 
 
@@ -85,10 +87,18 @@ def verify_file(file: Path, keys: Keys) -> Proof:
         for line in lines:
             if not line.startswith(ENTRY_BEGINS) and line.startswith(CHECKPOINT_BEGINS):
                 signed.add(line.rstrip(b"\n"), file.name)
-    chain = Chain(signed)
+    chain = Chain(signed, begins_anywhere=True)
     chain.begin(file.name)
     take_all(chain, file)
     return chain.proof(whole=False)
+
+
+def first_in(segment: Path) -> int:
+    """Number of its first entry, by its name. Raises Broken."""
+    digits = segment.stem.rpartition("-")[2]
+    if not digits.isdigit():
+        raise Broken(0, "form", "no segment is called so", segment.name)
+    return int(digits)
 
 
 def take_all(chain: "Chain", file: Path) -> None:
@@ -129,6 +139,7 @@ class Signed:
 @dataclass(slots=True)
 class Chain:
     signed: Signed
+    begins_anywhere: bool = False  # older entries may be missing: nobody said that they are there
     segment: str = ""
     number: int = 0  # of the last that was taken; 0: none
     digest: bytes = FIRST.encode()
@@ -162,7 +173,7 @@ class Chain:
     def takes(self, line: bytes) -> bool:
         """Whether it is the next one."""
         digest = hashlib.sha256(line[:-76]).hexdigest().encode()
-        if not self.first:
+        if self.begins_anywhere and not self.first:
             self._anchor(line)
         if not (
             line.startswith(b'{"number":%d,"before":"%b",' % (self.number + 1, self.digest))
@@ -196,8 +207,11 @@ class Chain:
             message = "it is not the entry that was signed"
             raise Broken(self.number, "checkpoint", message, self.segment)
 
-    def must_be_signed(self) -> None:
-        """Whoever removes a checkpoint may not go unnoticed."""
+    def ends_before(self, following: int) -> None:
+        """Raises Broken where the segment is not whole, or its checkpoint was removed."""
+        if self.number < following - 1:
+            message = f"the segment does not go on to {following - 1}"
+            raise Broken(self.number + 1, "missing", message, self.segment)
         if self.number not in self._signed_numbers:
             message = "it ends a segment, and its checkpoint is missing"
             raise Broken(self.number, "checkpoint", message, self.segment)

@@ -3,6 +3,7 @@ it. Opening it proves its last segment.
 """
 
 import json
+import os
 from collections.abc import Callable, Iterator, Sequence
 from itertools import pairwise
 from pathlib import Path
@@ -114,6 +115,7 @@ class AuditChain:
     def close(self) -> None:
         self._segment.close()
         self._checkpoints.close()
+        os.close(self._lock)
 
     def _is_full(self) -> bool:
         return self._segment.size >= self._segment_bytes
