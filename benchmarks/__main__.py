@@ -3,7 +3,17 @@
 import os
 import sys
 
-from benchmarks import chaos, decide, endurance, fairness, hedging, overhead, overload, prefix
+from benchmarks import (
+    audit,
+    chaos,
+    decide,
+    endurance,
+    fairness,
+    hedging,
+    overhead,
+    overload,
+    prefix,
+)
 
 BENCHMARKS = {
     "overhead": overhead.main,
@@ -13,6 +23,7 @@ BENCHMARKS = {
     "overload": overload.main,
     "decide": decide.main,
     "chaos": chaos.main,
+    "audit": audit.main,
     "load": endurance.load,
     "soak": endurance.soak,
 }

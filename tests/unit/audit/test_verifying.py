@@ -155,7 +155,7 @@ def test_a_chain_made_anew_without_the_key_is_found(log: Files, number: int) -> 
 
 def test_a_missing_checkpoint_of_a_segments_end_is_found(log: Files) -> None:
     first = next(iter(log))
-    end = number_of(log[first][-1])
+    end = number_of(log[first][-1]) or 0
     kept = [line for line in log[CHECKPOINTS] if b'"checkpoint":%d,' % end not in line]
 
     assert broken({**log, CHECKPOINTS: kept}).number == end
