@@ -5,6 +5,7 @@ import sys
 
 from benchmarks import (
     audit,
+    budget_race,
     chaos,
     decide,
     endurance,
@@ -24,6 +25,7 @@ BENCHMARKS = {
     "decide": decide.main,
     "chaos": chaos.main,
     "audit": audit.main,
+    "budget_race": budget_race.main,
     "load": endurance.load,
     "soak": endurance.soak,
 }

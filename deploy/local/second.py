@@ -8,8 +8,8 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,7 +18,7 @@ from deploy.local.aside import STOPPED_WITHIN_S, Ports, free_ports
 from deploy.local.engines import SIMULATED, Engine
 from deploy.local.programs import Prepared, programs
 from deploy.local.settings import Settings, address
-from deploy.local.supervision import TIED
+from deploy.local.supervision import TIED, Program
 
 ROOT = Path(__file__).resolve().parents[2]
 PEERS = "ROUTER_PEERS"
@@ -38,6 +38,34 @@ class Doors:
         return [cls(next(ports), next(ports), next(ports)) for _ in range(number)]
 
 
+class Second:
+    """Its programs, router and envoy."""
+
+    def __init__(self, own: Sequence[Program], environ: Mapping[str, str]) -> None:
+        self._own = {each.name: each for each in own}
+        self._environ = environ
+        self._processes: dict[str, subprocess.Popen[bytes]] = {}
+
+    def start(self, name: str) -> None:
+        program = self._own[name]
+        self._processes[name] = subprocess.Popen(  # noqa: S603 - our own programs
+            [sys.executable, "-I", "-S", str(TIED), *program.command],
+            cwd=ROOT,
+            env={**os.environ, **self._environ, **program.environ},
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+        )
+
+    def kill(self, name: str) -> None:
+        self._processes[name].kill()
+        self._processes[name].wait()
+
+    def stop(self) -> None:
+        for each in reversed(self._processes.values()):
+            _stop(each)
+
+
 @contextmanager
 def second(
     doors: Doors,
@@ -46,8 +74,8 @@ def second(
     *,
     runtime_ports: tuple[int, ...],
     environ: Mapping[str, str],
-) -> Iterator[dict[str, "subprocess.Popen[bytes]"]]:
-    """Its processes, router and envoy, started and not yet ready; gone when the body is left."""
+) -> Iterator[Second]:
+    """Started and not yet ready; gone when the body is left."""
     settings = Settings(
         home=home,
         mesh_port=doors.mesh,
@@ -58,29 +86,25 @@ def second(
         prometheus_port=first.prometheus,
         runtime_ports=runtime_ports,
     )
-    own = Engine(SIMULATED, SIMULATED, SIMULATED, weights=None, python=Path(sys.executable))
-    with ExitStack() as stack:
-        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="evf-")))
+    engine = Engine(SIMULATED, SIMULATED, SIMULATED, weights=None, python=Path(sys.executable))
+    with tempfile.TemporaryDirectory(prefix="evf-") as folder:
         prepared = Prepared(
             envoy=install_envoy(Path(os.environ.get("EVENFLOW_DOWNLOADS", ROOT / ".evenflow"))),
             tenants=home / "tenants.yaml",
             cache_salt=home / "secrets" / "cache-salt",
-            sockets=folder,
+            sockets=Path(folder),
         )
-        processes = {}
-        for program in programs(settings, prepared, own):
-            if program.name in {"router", "envoy"}:
-                process = subprocess.Popen(  # noqa: S603 - our own programs
-                    [sys.executable, "-I", "-S", str(TIED), *program.command],
-                    cwd=ROOT,
-                    env={**os.environ, PEERS: address(first.router), **environ, **program.environ},
-                    stdout=subprocess.DEVNULL,
-                    stderr=subprocess.DEVNULL,
-                    start_new_session=True,
-                )
-                stack.callback(_stop, process)
-                processes[program.name] = process
-        yield processes
+        own = [each for each in programs(settings, prepared, engine) if each.name in _OWN]
+        made = Second(own, {PEERS: address(first.router), **environ})
+        try:
+            for each in own:
+                made.start(each.name)
+            yield made
+        finally:
+            made.stop()
+
+
+_OWN = ("router", "envoy")
 
 
 def _stop(process: "subprocess.Popen[bytes]") -> None:

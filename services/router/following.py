@@ -20,6 +20,7 @@ from services.router.outbound.attempts import GrpcAttemptSource
 from services.router.outbound.audit import SpoolShipper
 from services.router.outbound.cache_reports import GrpcCacheReports
 from services.router.outbound.endpoint_states import GrpcEndpointStates, counts
+from services.router.outbound.leases import GrpcLedger
 from services.router.outbound.peers import GrpcRouter, PeerFollower
 from services.router.outbound.policy import GrpcPolicy, PolicyFollower
 from services.router.outbound.records import GrpcTelemetry
@@ -45,6 +46,7 @@ def followers(config: Config, parts: Parts) -> Followers:
     heard = partial(_taken, mesh, clock)
     shipper = SpoolShipper(parts.spool, config.policy.text, tls, heard)
     yield keep(shipper.follow, what="policy's audit log")
+    yield keep(partial(parts.leases.follow, GrpcLedger(config.policy.text, tls)), what="ledger")
     if config.telemetry is not None:
         yield from _of_telemetry(config.telemetry, parts, tls, keep)
     yield parts.publisher.follow_certificate()

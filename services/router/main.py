@@ -133,6 +133,7 @@ async def _serve(doors: _Doors, *, drain_s: float) -> None:
         await asyncio.sleep(_LAST_WORDS_S)
         doors.access_log.close()
     doors.check.close()
+    await doors.parts.leases.give_all_back()
 
 
 async def _replays_taken(caching: Caching) -> None:

@@ -30,6 +30,7 @@ from services.router.core.tenants import CacheSalts, PolicyView
 from services.router.core.weights import Weights
 from services.router.inbound.access_log import AccessLogServicer
 from services.router.inbound.auditing import Auditing
+from services.router.inbound.budgeting import Budgeting
 from services.router.inbound.caching import Caching
 from services.router.inbound.discovery import Discovery
 from services.router.inbound.lessons import Lessons
@@ -38,6 +39,7 @@ from services.router.inbound.mesh import Mesh
 from services.router.inbound.peers import PeerServicer
 from services.router.inbound.publishing import Publisher
 from services.router.outbound.attempts import AttemptFollower
+from services.router.outbound.leases import LeaseFollower
 from services.router.outbound.records import RecordBuffer
 from services.router.outbound.spool import Spool
 
@@ -53,12 +55,13 @@ class Parts:
     records: RecordBuffer
     attempts: AttemptFollower
     told: PeerServicer
+    leases: LeaseFollower
     instance_id: str
     spool: Spool
 
     def changed(self) -> None:
         """To be told when the endpoints in service may be others."""
-        self.catalogue.notice(self.mesh.endpoints.all(), datetime.now(UTC).timestamp())
+        self.catalogue.notice(self.mesh.endpoints.all(), _unix_s())
         for each in self.mesh.endpoints.all():
             self.mesh.line.changed(each)
         self.publisher.publish()
@@ -81,6 +84,7 @@ def made(config: Config, salts: CacheSalts, spool: Spool, now_unix_ns: Callable[
     flow = FlowControl(saturation, _queue_limits(config), lets_all_go=not config.flow_control)
     requests = Requests(weights=Weights().scaled(config.load_weight, cached=config.prefix_weight))
     records = RecordBuffer(capacity=config.record_buffer)
+    budgeting = Budgeting(instance_id, _unix_s)
     return Parts(
         mesh=Mesh(
             policy,
@@ -99,6 +103,7 @@ def made(config: Config, salts: CacheSalts, spool: Spool, now_unix_ns: Callable[
                 version=lambda: policy.version,
                 stale_after_s=config.audit_stale_s,
             ),
+            budgeting=budgeting,
         ),
         catalogue=Catalogue(),
         discovery=discovery,
@@ -106,9 +111,14 @@ def made(config: Config, salts: CacheSalts, spool: Spool, now_unix_ns: Callable[
         records=records,
         attempts=AttemptFollower(requests, records.add_attempt if config.telemetry else None),
         told=PeerServicer(instance_id, flow.queues),
+        leases=LeaseFollower(budgeting, asyncio.get_running_loop().time),
         instance_id=instance_id,
         spool=spool,
     )
+
+
+def _unix_s() -> float:
+    return datetime.now(UTC).timestamp()
 
 
 def _say(address: str, is_open: bool) -> None:

@@ -4,9 +4,11 @@ from pathlib import Path
 
 import pytest
 
+from deploy.local.postgres import Postgres, postgres
 from services.policy.outbound.database import Database
-from tests.databases import POSTGRESQL, SQLITE, Postgres, postgres
 from tests.identities import Identities
+
+SQLITE, POSTGRESQL = "sqlite", "postgresql"
 
 
 @pytest.fixture(scope="session")

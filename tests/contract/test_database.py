@@ -7,13 +7,13 @@ from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from sqlalchemy import Connection, create_engine, text
 
+from deploy.local.postgres import Postgres
 from services.policy.outbound.database import (
     Database,
     DatabaseUnreachable,
     InvalidDatabase,
     metadata,
 )
-from tests.databases import Postgres
 
 
 def make_counter(connection: Connection) -> None:

@@ -19,9 +19,13 @@ _FIELDS: Mapping[Step, str] = {  # what each needs beside `when` and `rung`
     Step.SMALLER_OUTPUT: "max_output_tokens",
     Step.SMALLER_CONTEXT: "max_prompt_tokens",
 }
+_SMALLER = (Step.SMALLER_OUTPUT, Step.SMALLER_CONTEXT)
+_HELD_AFTER: Mapping[Trigger, tuple[Step, ...]] = {  # by what a trigger is not answered
+    Trigger.SATURATED: _SMALLER,
+    Trigger.BUDGET_LOW: (*_SMALLER, Step.FALLBACK_MODEL),
+}
 _ANY_FIELD = ("when", "rung", *_FIELDS.values())
 _LATER = {
-    "budget_low": "needs budgets, which there are none of yet",
     "asynchronous_job": "needs asynchronous jobs, which there are none of yet",
     "human_review": "needs reviews, which there are none of yet",
 }
@@ -101,10 +105,11 @@ def _misplaced(rung: Rung, before: Sequence[Rung]) -> str:
         return "does not help when model_unhealthy: only fallback_model and refuse do"
     if rung in before:
         return "is there twice"
-    if rung.step is Step.REFUSE and rung.when is Trigger.SATURATED:
-        smaller = (Step.SMALLER_OUTPUT, Step.SMALLER_CONTEXT)
-        if any(each.when is rung.when and each.step in smaller for each in before):
-            return "makes the smaller rungs before it useless: saturated holds after them too"
+    if rung.step is Step.REFUSE and any(
+        each.when is rung.when and each.step in _HELD_AFTER.get(rung.when, ()) for each in before
+    ):
+        holds = f"{rung.when.value} holds after them too"
+        return f"makes the smaller rungs before it useless: {holds}"
     return ""
 
 

@@ -91,6 +91,7 @@ class Trigger(Enum):
     SATURATED = "saturated"
     DEADLINE_AT_RISK = "deadline_at_risk"
     MODEL_UNHEALTHY = "model_unhealthy"
+    BUDGET_LOW = "budget_low"
 
 
 class Step(Enum):

@@ -115,6 +115,7 @@ def place(
         model=demand.model,
         degraded=degraded,
         resumable=resumable,
+        exact=demand.prompt.exact,
     )
 
 

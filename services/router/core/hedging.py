@@ -37,7 +37,8 @@ class NotHedged(Enum):
     SATURATED = "saturated"
     FEW_SAMPLES = "few samples"
     DEADLINE = "deadline"
-    BUDGET_SPENT = "budget spent"
+    BUDGET_SPENT = "budget spent"  # of hedges
+    TENANT_BUDGET = "tenant budget"  # too little of it is left for two arms
 
 
 @value
@@ -80,7 +81,6 @@ class Hedging:
             return NotHedged.FEW_SAMPLES
         if asked.timeout_s <= delay_s:
             return NotHedged.DEADLINE
-        # A tenant's budget that doesn't cover two arms is to be looked at here.
         if not self.budget.allows(now_s):
             return NotHedged.BUDGET_SPENT
         return HedgePlan(endpoint, delay_s)

@@ -21,6 +21,7 @@ from services.router.core.rungs import (
     Rung,
     SmallerContext,
     SmallerOutput,
+    Trigger,
     Triggers,
 )
 from services.router.core.tenants import Tenant
@@ -102,7 +103,7 @@ def _with_another_model(rung: FallbackModel, climb: Climb, case: Case) -> Climb 
     there = case.look(demand)
     if there.model_unhealthy:
         return f"no runtime can answer for {rung.model} either"
-    if there.hold(rung.when):
+    if rung.when is not Trigger.BUDGET_LOW and there.hold(rung.when):
         return f"{rung.when.value} holds for {rung.model} too"
     return replace(climb, demand=demand)
 

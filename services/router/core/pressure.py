@@ -17,7 +17,7 @@ from services.router.core.value import value
 class Outlook:
     """What a request has before it, were it to go now."""
 
-    triggers: Triggers  # save the deadline's
+    triggers: Triggers  # save the deadline's and the budget's
     wait_s: float = 0.0  # in the queue, as predicted
 
 
@@ -31,7 +31,12 @@ def outlook(waiting: Waiting, endpoints: Sequence[str], flow: FlowControl, now_s
 
 
 def degrading(
-    tenants: Tenants, tenant: Tenant, look_ahead: Callable[[Demand], Outlook], paces: Paces
+    tenants: Tenants,
+    tenant: Tenant,
+    look_ahead: Callable[[Demand], Outlook],
+    paces: Paces,
+    *,
+    budget_low: bool = False,
 ) -> Degrade | None:
     """None: no class has a ladder."""
     if not tenants.has_ladders:
@@ -45,9 +50,12 @@ def degrading(
         def look(asked: Demand) -> Triggers:
             ahead = look_ahead(asked)
             there = ahead.triggers
-            if there.model_unhealthy or not _at_risk(asked, tenant, paces, within_s - ahead.wait_s):
+            at_risk = not there.model_unhealthy and _at_risk(
+                asked, tenant, paces, within_s - ahead.wait_s
+            )
+            if not at_risk and not budget_low:
                 return there
-            return Triggers(there.saturated, deadline_at_risk=True)
+            return Triggers(there.saturated, at_risk, there.model_unhealthy, budget_low)
 
         return climbed(demand, ladder, Case(tenant, workload_class, look))
 

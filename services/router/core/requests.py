@@ -57,6 +57,7 @@ class Decision:
     estimate: int = 0  # of the prompt's tokens, uncorrected; 0: they were counted
     degraded: Degraded = UNDEGRADED
     cache: str = ""  # what the response cache did: hit, miss, bypass; empty: nothing
+    reservation: int = 0  # by which it is paid out of budgets; 0: none counts it
 
     @property
     def plan(self) -> HedgePlan | None:

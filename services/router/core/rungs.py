@@ -11,6 +11,7 @@ class Trigger(Enum):
     SATURATED = "saturated"
     DEADLINE_AT_RISK = "deadline_at_risk"
     MODEL_UNHEALTHY = "model_unhealthy"
+    BUDGET_LOW = "budget_low"
 
 
 @value
@@ -20,12 +21,15 @@ class Triggers:
     saturated: bool = False  # all endpoints that could answer do all that they can at once
     deadline_at_risk: bool = False  # the answer is not expected to be whole in time
     model_unhealthy: bool = False  # no endpoint can answer for the model now
+    budget_low: bool = False  # of a budget that counts it, little is left
 
     def hold(self, trigger: Trigger) -> bool:
         if trigger is Trigger.SATURATED:
             return self.saturated
         if trigger is Trigger.DEADLINE_AT_RISK:
             return self.deadline_at_risk
+        if trigger is Trigger.BUDGET_LOW:
+            return self.budget_low
         return self.model_unhealthy
 
 

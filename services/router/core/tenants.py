@@ -2,11 +2,12 @@
 
 import hashlib
 import hmac
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import TypeVar
 
+from services.router.core.budgets import NO_PRICES, Account, Budget, Prices, window_start
 from services.router.core.demands import WorkloadClass
 from services.router.core.rungs import Rung
 from services.router.core.value import value
@@ -40,9 +41,16 @@ class Tenant:
     max_output_tokens: int  # 0: the model's own limit
     weight: int = 1  # share of the mesh beside other tenants that wait
     pool: str = ""  # only endpoints of this pool; empty: the shared one
+    budgets: Sequence[Budget] = ()
 
     def may_use(self, model: str) -> bool:
         return model in self.models or _ANY in self.models
+
+    def accounts(self, workload: str, unix_s: float) -> Iterator[Account]:
+        """What a request of that workload counts in, at that time."""
+        for each in self.budgets:
+            if not each.workload or each.workload == workload:
+                yield each.name, window_start(each.window, unix_s)
 
 
 @value
@@ -69,8 +77,11 @@ class Tenants:
         version: str,
         tenants: Iterable[Tenant],
         classes: Mapping[WorkloadClass, ClassRules] = MappingProxyType({}),
+        *,
+        prices: Prices = NO_PRICES,
     ) -> None:
         self.version = version
+        self.prices = prices
         self._classes = classes
         self.has_ladders = any(each.ladder for each in classes.values())
         self._by_id: dict[str, Tenant] = {}

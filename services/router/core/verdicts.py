@@ -37,6 +37,9 @@ class Reason(Enum):
     QUEUE_TIMEOUT = "QUEUE_TIMEOUT"
     DEADLINE_UNREACHABLE = "DEADLINE_UNREACHABLE"
     AUDIT_UNAVAILABLE = "AUDIT_UNAVAILABLE"
+    BUDGET_EXHAUSTED = "BUDGET_EXHAUSTED"
+    LEDGER_UNREACHABLE = "LEDGER_UNREACHABLE"
+    MODEL_NOT_PRICED = "MODEL_NOT_PRICED"
 
 
 @value
@@ -56,6 +59,7 @@ class Admitted:
     )  # candidates not shown, by why
     prefix: Prefix = NO_PREFIX
     resumable: bool = False  # its stream may be carried on should it break
+    exact: bool = False  # the prompt's tokens were counted, not estimated
 
     @property
     def tokens(self) -> int:

@@ -110,6 +110,7 @@ def write_line(request: Request, end: Ended) -> None:
             "queue_ms": _ms(decision.queue_wait_s),
             "cache": decision.cache,
             "resumed_tokens": decision.resumed_tokens or None,
+            "reservation": decision.reservation or None,
             "trace_id": decision.trace_id,
             "estimated_prompt_tokens": decision.prompt_tokens or None,
         }

@@ -10,7 +10,6 @@ from dataclasses import replace
 from functools import partial
 
 from services.router.core.admission import (
-    Pool,
     TimeLimits,
     class_of,
     never,
@@ -19,16 +18,15 @@ from services.router.core.admission import (
 )
 from services.router.core.demands import Demand, InvalidDemand
 from services.router.core.flow import Queueing
-from services.router.core.hedging import Hedgeable, HedgePlan, NotHedged
 from services.router.core.ladder import Climb
 from services.router.core.outliers import most_ejected
 from services.router.core.picking import Filter, Picker
 from services.router.core.pressure import degrading
 from services.router.core.requests import Decision
-from services.router.core.resuming import carried_on, may_break
 from services.router.core.saturation import Vacancies
-from services.router.core.tenants import Caller, Tenant, Tenants
-from services.router.core.verdicts import Admitted, Hit, Reason, Refused, Verdict
+from services.router.core.spending import Lacking
+from services.router.core.tenants import Caller, Tenants
+from services.router.core.verdicts import Admitted, Hit, Reason, Refused
 from services.router.inbound.answers import FAILED, Answer, let_go, refusal
 from services.router.inbound.asked import Asked, Question, asked
 from services.router.inbound.auditing import UNAUDITED
@@ -37,7 +35,8 @@ from services.router.inbound.caching import Consulted, Repeating
 from services.router.inbound.judgements import Judged, Request, begun, decision_of, ended, slot_of
 from services.router.inbound.line import Held, Turn
 from services.router.inbound.mesh import Mesh
-from services.router.inbound.orders import identity, orders, route
+from services.router.inbound.orders import identity, orders, reservation, route
+from services.router.inbound.placing import Placing
 from services.router.inbound.sight import Asking, Known, Sight
 
 _NOT_LOOKED_AT = Vacancies()
@@ -58,6 +57,7 @@ class Check:
             weights=mesh.requests.weights,
             filters=(Filter(mesh.circuits.open), Filter(mesh.outliers.out, most_ejected)),
         )
+        self._placing = Placing(mesh, self._picker, limits)
         self._limits = limits
         self._grace_s = grace_s
         self._clock = clock
@@ -69,6 +69,8 @@ class Check:
         judged = self._judge(question, now_s)
         if judged.queueing is not None:
             return self._hold(request, judged)
+        if judged.lacking is not None:
+            return self._wait_for_policy(_without_body(request), judged, judged.lacking)
         return self._conclude(request, judged, self._clock())
 
     def _is_known(self, request_id: str, received_unix_s: float) -> bool:
@@ -103,7 +105,7 @@ class Check:
 
     def _decide(self, asking: Asking, demand: Demand) -> Judged:
         mesh, tenant = self._mesh, asking.tenant
-        pool, remaining_s = self._pool(tenant, asking.now_s), asking.remaining_s
+        pool, remaining_s = self._placing.pool(tenant, asking.now_s), asking.remaining_s
         # Nothing of the body stays alive while it waits.
         kept = demand if demand.repeatable is None else replace(demand, repeatable=None)
         corrected = mesh.experience.estimates.corrected(kept)
@@ -132,8 +134,9 @@ class Check:
         return mesh.caching.consult(wanted, asking.known.tenants, mesh.endpoints, asking.now_s)
 
     def _climb(self, asking: Asking, demand: Demand, sight: Sight) -> Climb | Refused:
-        paces = self._mesh.experience.paces
-        degrade = degrading(asking.known.tenants, asking.tenant, sight.outlook, paces)
+        paces, tenant = self._mesh.experience.paces, asking.tenant
+        low = bool(tenant.budgets) and self._mesh.budgeting.is_low(asking.caller)
+        degrade = degrading(asking.known.tenants, tenant, sight.outlook, paces, budget_low=low)
         return stepped_down(
             demand, asking.tenant, degrade, remaining_s=asking.remaining_s, limits=self._limits
         )
@@ -143,7 +146,7 @@ class Check:
         waiting = sight.waiting(climb.demand)
         judged.climb, judged.waiting = climb, waiting
         if sight.passes(climb.demand):
-            judged.verdict = self._place(judged, asking.known, asking.now_s)
+            self._placing.place(judged, asking.question.request_id, asking.known, asking.now_s)
             return judged
         offered = self._mesh.line.flow.offer(waiting, asking.now_s)
         if isinstance(offered, Queueing):
@@ -152,44 +155,36 @@ class Check:
             judged.verdict = replace(offered, degraded=climb.degraded)
         return judged
 
-    def _place(self, judged: Judged, known: Known, now_s: float) -> Verdict:
-        waiting, climb, tenant = judged.waiting, judged.climb, known.caller.tenant
-        assert waiting is not None, "what needs a place was looked at"
-        assert climb is not None, "what needs a place was looked at"
-        workload_class = class_of(climb.demand, tenant)
-        rules = known.tenants.rules(workload_class)
-        placed = place(
-            climb,
-            tenant,
-            self._pool(tenant, now_s, self._mesh.line.flow.vacancies(waiting)),
-            timeout_s=self._limits.of(workload_class, waiting.deadline_s - now_s),
-            resumable=may_break(climb.demand, rules),
-        )
-        if isinstance(placed, Refused):
-            return placed
-        return carried_on(placed, climb.demand, rules)
-
-    def _pool(self, tenant: Tenant, now_s: float, vacancies: Vacancies = _NOT_LOOKED_AT) -> Pool:
-        return Pool(self._picker, now_s, self._mesh.salts.of(tenant), vacancies)
-
     def _hold(self, request: Request, judged: Judged) -> Held:
         assert judged.waiting is not None, "what waits was offered"
-        # It may wait for minutes, and a body be large.
-        request = replace(request, question=replace(request.question, body=b""))
-        turn = Turn(
+        return self._mesh.line.hold(judged.waiting, self._turn(_without_body(request), judged))
+
+    def _turn(self, request: Request, judged: Judged) -> Turn:
+        return Turn(
             go=partial(self._again, request, judged),
             refuse=partial(self._refuse, request, judged),
             leave=partial(self._leave, request, judged),
         )
-        return self._mesh.line.hold(judged.waiting, turn)
 
-    def _again(self, request: Request, judged: Judged, now_s: float) -> Answer:
-        """Its turn has come."""
+    def _wait_for_policy(self, request: Request, judged: Judged, lacking: Lacking) -> Held:
+        request_id = request.question.request_id
+        return self._mesh.budgeting.hold(request_id, lacking, self._turn(request, judged))
+
+    def _again(self, request: Request, judged: Judged, now_s: float) -> Answer | Held:
+        """Its turn has come, in the queue or at the ledger."""
         known = self._known(request.question, now_s)
         if isinstance(known, Refused):
             return self._refuse(request, judged, known, now_s)
-        judged.caller = known.caller
-        judged.verdict = self._never(judged, now_s) or self._place(judged, known, now_s)
+        judged.caller, has_waited = known.caller, judged.lacking is not None
+        judged.verdict = self._never(judged, now_s)
+        if judged.verdict is not None:
+            return self._conclude(request, judged, now_s)
+        lacking = self._placing.place(judged, request.question.request_id, known, now_s)
+        if lacking is not None:
+            if not has_waited:
+                return self._wait_for_policy(request, judged, lacking)
+            judged.hedge = None
+            judged.verdict = self._mesh.budgeting.refuse(lacking, known.caller, now_s)
         return self._conclude(request, judged, now_s)
 
     def _never(self, judged: Judged, now_s: float) -> Refused | None:
@@ -198,7 +193,7 @@ class Check:
         assert caller is not None, "nobody unknown waits"
         assert climb is not None, "what waits was looked at"
         assert waiting is not None, "what waits was looked at"
-        pool, remaining_s = self._pool(caller.tenant, now_s), waiting.deadline_s - now_s
+        pool, remaining_s = self._placing.pool(caller.tenant, now_s), waiting.deadline_s - now_s
         return never(climb.demand, caller.tenant, pool, remaining_s=remaining_s)
 
     def _refuse(self, request: Request, judged: Judged, refused: Refused, now_s: float) -> Answer:
@@ -212,12 +207,10 @@ class Check:
         self._mesh.requests.note(decision)
 
     def _conclude(self, request: Request, judged: Judged, now_s: float) -> Answer:
-        verdict = judged.verdict
-        if isinstance(verdict, Admitted):
-            judged.hedge = self._hedge(verdict, now_s)
         decision = decision_of(request, judged, now_s)
         if not self._mesh.audit.decided(request.question, judged, decision, now_s):
-            judged.verdict, judged.hedge = UNAUDITED, None
+            self._mesh.budgeting.given_up(decision.request_id)
+            judged.verdict, judged.hedge, judged.reservation = UNAUDITED, None, None
             decision = decision_of(request, judged, now_s)
         answer = self._answer(judged, decision, now_s)
         ended(request.span, decision, judged.verdict)
@@ -226,6 +219,7 @@ class Check:
     def _answer(self, judged: Judged, decision: Decision, now_s: float) -> Answer:
         if isinstance(judged.verdict, Admitted):
             if self._mesh.requests.is_over(decision.request_id, decision.received_unix_s):
+                self._mesh.budgeting.given_up(decision.request_id)
                 return FAILED  # nobody hears it
             return self._let_go(judged, judged.verdict, decision, now_s)
         self._mesh.requests.note(decision)
@@ -253,23 +247,14 @@ class Check:
         if admitted.degraded.taken:  # another answer than it would have had
             consulted = replace(consulted, key="")
         kept = mesh.caching.sent(consulted, tenant, until_s=slot.expires_at_s)
-        return let_go((*identity(decision), *said, *route(admitted, decision.plan), *kept))
+        routed = route(admitted, decision.plan, judged.reservation)
+        paid = reservation(mesh.budgeting.router, judged.reservation)
+        return let_go((*identity(decision), *said, *routed, *paid, *kept))
 
-    def _hedge(self, admitted: Admitted, now_s: float) -> HedgePlan | NotHedged:
-        wanted = Hedgeable(
-            model=admitted.model,
-            workload_class=admitted.workload_class,
-            uncached_prompt_tokens=admitted.prompt_tokens - admitted.candidates[0].cached_tokens,
-            output_tokens=admitted.output_tokens,
-            endpoints=admitted.endpoints,
-            timeout_s=admitted.timeout_s,
-        )
-        is_free, saturation = self._mesh.endpoints.is_free, self._mesh.line.flow.saturation
 
-        def begins_at_once(address: str) -> bool:
-            return is_free(address) and saturation.takes(address, admitted.tokens, now_s)
-
-        return self._mesh.hedging.decide(wanted, begins_at_once, now_s)
+def _without_body(request: Request) -> Request:
+    """It may wait for minutes, and a body be large."""
+    return replace(request, question=replace(request.question, body=b""))
 
 
 _POLICY_STALE = Refused(

@@ -15,6 +15,7 @@ from services.router.core.ladder import Climb
 from services.router.core.queue import Waiting
 from services.router.core.requests import Decision
 from services.router.core.rungs import UNDEGRADED
+from services.router.core.spending import Lacking, Reservation
 from services.router.core.tenants import Caller
 from services.router.core.value import value
 from services.router.core.verdicts import Admitted, Refused, Verdict
@@ -45,6 +46,8 @@ class Judged:
     queueing: Queueing | None = None  # None: it did not wait
     hedge: HedgePlan | NotHedged | None = None  # None: refused, or for the router
     consulted: Consulted = NOT_ASKED
+    reservation: Reservation | None = None  # None: refused, or no budget counts it
+    lacking: Lacking | None = None  # it may be paid for once policy has answered
 
 
 def decision_of(request: Request, judged: Judged, now_s: float) -> Decision:
@@ -76,6 +79,7 @@ def decision_of(request: Request, judged: Judged, now_s: float) -> Decision:
         degraded=verdict.degraded if verdict else UNDEGRADED,
         resumed_tokens=(demand.resumed_tokens or 0) if demand else 0,
         cache="" if refused else judged.consulted.outcome,
+        reservation=judged.reservation.number if admitted and judged.reservation else 0,
     )
 
 
@@ -145,5 +149,6 @@ def _attributes(decision: Decision, verdict: Verdict | None) -> Mapping[str, str
         "evenflow.hedge.not_hedged": hedge.value if isinstance(hedge, NotHedged) else "",
         "evenflow.cache": decision.cache,
         "evenflow.degradations": degradations_text(decision.degraded.taken),
+        "evenflow.reservation": str(decision.reservation or ""),
     }
     return {key: value for key, value in attributes.items() if value}

@@ -32,12 +32,16 @@ class Held:
     def left(self) -> None:
         self._leave()
 
+    def goes_on_as(self, other: "Held") -> None:
+        """It waits for something else now."""
+        other.reply, self._leave = self.reply, other.left
+
 
 @dataclass(frozen=True, slots=True)
 class Turn:
     """What becomes of a request that waits. Each is called at most once, and one of them only."""
 
-    go: Callable[[float], Answer]  # it is judged anew
+    go: Callable[[float], "Answer | Held"]  # it is judged anew
     refuse: Callable[[Refused, float], Answer]
     leave: Callable[[float], None]  # its caller has left
 
@@ -96,12 +100,15 @@ class Line:
 
     def _let_go(self, waiting: Waiting, now_s: float) -> None:
         turn, held = self._turns.pop(waiting.request_id)
-        answer = FAILED
+        answer: Answer | Held = FAILED
         try:
             answer = turn.go(now_s)
         finally:  # a bug in it is the loop's to log; nobody waits for its answer for ever
             self.flow.left(waiting.request_id)  # as it has by now, unless it was refused
-            held.reply(answer)
+            if isinstance(answer, Held):
+                held.goes_on_as(answer)
+            else:
+                held.reply(answer)
 
     def _wake_later(self) -> None:
         if self.flow and self._timer is None:

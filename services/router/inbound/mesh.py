@@ -4,15 +4,17 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from services.router.core.circuits import Circuits
+from services.router.core.endings import Ended
 from services.router.core.endpoints import Endpoints
 from services.router.core.experience import Experience
 from services.router.core.flow import FlowControl
 from services.router.core.hedging import Hedging
 from services.router.core.outliers import Outliers
-from services.router.core.requests import Requests
+from services.router.core.requests import Decision, Requests
 from services.router.core.saturation import Saturation
 from services.router.core.tenants import CacheSalts, PolicyView
 from services.router.inbound.auditing import Auditing, no_auditing
+from services.router.inbound.budgeting import Budgeting, no_budgeting
 from services.router.inbound.caching import Caching, no_caching
 from services.router.inbound.line import Line
 
@@ -31,6 +33,11 @@ class Mesh:
     experience: Experience = field(default_factory=Experience)
     caching: Caching = field(default_factory=no_caching)
     audit: Auditing = field(default_factory=no_auditing)
+    budgeting: Budgeting = field(default_factory=no_budgeting)
 
     def __post_init__(self) -> None:
-        self.requests.freed = self.line.freed
+        self.requests.freed = self._freed
+
+    def _freed(self, decision: Decision, ended: Ended | None) -> None:
+        self.budgeting.freed(decision, ended)
+        self.line.freed(decision, ended)

@@ -11,6 +11,7 @@ from evenflow.policy.v1 import tenant_service_pb2 as pb
 from evenflow.policy.v1.tenant_service_pb2_grpc import TenantServiceStub
 from services.chassis.identity import TlsFiles, channel
 from services.router.classes import WORKLOAD_CLASSES
+from services.router.core.budgets import NO_PRICES, Prices
 from services.router.core.demands import WorkloadClass
 from services.router.core.tenants import (
     ApiKey,
@@ -20,6 +21,7 @@ from services.router.core.tenants import (
     Tenant,
     Tenants,
 )
+from services.router.outbound.budgets import are_known, budgets, prices
 from services.router.outbound.ladders import ladder
 
 _log = structlog.get_logger(__name__)
@@ -30,6 +32,7 @@ class PolicyWord:
     version: str
     tenants: Sequence[Tenant] | None  # None: as before
     classes: Mapping[WorkloadClass, ClassRules] = field(default_factory=dict)
+    prices: Prices = NO_PRICES
 
 
 class Policy(Protocol):
@@ -75,7 +78,7 @@ class PolicyFollower:
             self._view.confirmed(self._clock())
             return
         try:
-            tenants = Tenants(word.version, word.tenants, word.classes)
+            tenants = Tenants(word.version, word.tenants, word.classes, prices=word.prices)
         except InvalidSnapshot as error:
             _log.error("policy.refused", version=word.version, problem=str(error))
             return
@@ -87,15 +90,25 @@ class PolicyFollower:
 def _word(response: pb.WatchTenantsResponse, *, again: bool) -> PolicyWord:
     if again and not response.tenants:
         return PolicyWord(response.version, None)
-    known = [each for each in response.tenants if each.default_workload_class in WORKLOAD_CLASSES]
+    known = [each for each in response.tenants if is_known(each)]
     if len(known) < len(response.tenants):
-        _log.error("policy.unknown_class", left_out=len(response.tenants) - len(known))
+        _log.error("policy.unknown_tenants", left_out=len(response.tenants) - len(known))
     classes = {
         WORKLOAD_CLASSES[each.workload_class]: _rules(each)
         for each in response.classes
         if each.workload_class in WORKLOAD_CLASSES
     }
-    return PolicyWord(response.version, tuple(_tenant(each) for each in known), classes)
+    return PolicyWord(
+        response.version,
+        tuple(_tenant(each) for each in known),
+        classes,
+        prices(response.prices),
+    )
+
+
+def is_known(tenant: pb.Tenant) -> bool:
+    """False: a newer policy says something of it that decides, and that this router can't take."""
+    return tenant.default_workload_class in WORKLOAD_CLASSES and are_known(tenant.budgets)
 
 
 def _tenant(tenant: pb.Tenant) -> Tenant:
@@ -112,6 +125,7 @@ def _tenant(tenant: pb.Tenant) -> Tenant:
         max_output_tokens=tenant.max_output_tokens,
         weight=max(1, tenant.weight),
         pool=tenant.pool,
+        budgets=budgets(tenant.id, tenant.budgets),
     )
 
 

@@ -53,7 +53,6 @@ OUTPUT = "rung: smaller_output, max_output_tokens: 9"
         ("{when: saturated}", ".rung", "is required"),
         ("refuse", "", "must be a mapping, got 'refuse'"),
         ("{when: soon, rung: refuse}", ".when", "must be one of saturated, deadline_at_risk"),
-        ("{when: budget_low, rung: refuse}", ".when", "needs budgets"),
         ("{when: [saturated], rung: refuse}", ".when", "got a list"),
         ("{when: saturated, rung: smaller}", ".rung", "must be one of fallback_model"),
         ("{when: saturated, rung: human_review}", ".rung", "needs reviews"),
@@ -104,6 +103,13 @@ def test_a_fault_in_a_rung_is_named(rung: str, field: str, message: str) -> None
         (
             f"{{when: saturated, {OUTPUT}}}, {{when: saturated, rung: refuse}}",
             "saturated holds after them too",
+        ),
+        (
+            (
+                "{when: budget_low, rung: fallback_model, model: small},"
+                " {when: budget_low, rung: refuse}"
+            ),
+            "budget_low holds after them too",
         ),
     ],
 )

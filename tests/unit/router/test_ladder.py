@@ -57,6 +57,17 @@ def test_all_rungs_whose_trigger_holds_are_taken_in_order() -> None:
     assert (caps.output_tokens, caps.prompt_tokens) == (128, 1024)
 
 
+def test_a_cheaper_model_answers_while_a_budget_is_low() -> None:
+    made = climb(
+        FallbackModel(Trigger.BUDGET_LOW, "tiny"),
+        SmallerOutput(Trigger.BUDGET_LOW, 128),
+        look=lambda _: Triggers(budget_low=True),
+    )
+
+    assert taken(made) == ["fallback_model=budget_low", "smaller_output=budget_low"]
+    assert made.demand.model == "tiny"
+
+
 def test_nothing_is_done_while_no_trigger_holds() -> None:
     made = climb(SmallerOutput(SATURATED, 1), Refuse(LATE), look=lambda _: Triggers())
 

@@ -30,14 +30,21 @@ def control(**states: dict[str, Any]) -> FlowControl:
 
 
 def held(
-    ahead: Outlook, *, paces: Paces | None = None, within_s: float = 60.0, **of: Any
+    ahead: Outlook,
+    *,
+    paces: Paces | None = None,
+    within_s: float = 60.0,
+    budget_low: bool = False,
+    **of: Any,
 ) -> Triggers:
     """What holds, as a ladder learns it: which of its rungs, each for a trigger, is not passed."""
 
     def refused(when: Trigger) -> bool:
         rules = {WorkloadClass.INTERACTIVE: ClassRules(ladder=(Refuse(when),))}
         tenants = Tenants("v1", [tenant()], rules)
-        degrade = degrading(tenants, tenant(), lambda _: ahead, paces or Paces())
+        degrade = degrading(
+            tenants, tenant(), lambda _: ahead, paces or Paces(), budget_low=budget_low
+        )
         assert degrade is not None
         return degrade(demand(**of), WorkloadClass.INTERACTIVE, within_s).refused
 
@@ -45,6 +52,7 @@ def held(
         saturated=refused(Trigger.SATURATED),
         deadline_at_risk=refused(Trigger.DEADLINE_AT_RISK),
         model_unhealthy=refused(Trigger.MODEL_UNHEALTHY),
+        budget_low=refused(Trigger.BUDGET_LOW),
     )
 
 
@@ -88,6 +96,21 @@ def test_a_wait_before_it_puts_a_deadline_at_risk() -> None:
 
     assert held(Outlook(full, wait_s=1.0), paces=paces, within_s=6.5) == full
     assert held(Outlook(full, wait_s=1.2), paces=paces, within_s=6.5).deadline_at_risk
+
+
+def test_a_budget_that_is_low_holds_beside_the_others() -> None:
+    paces = Paces()
+    paces.learn("small", first_token_s=1.0, duration_s=61.0, tokens=100, cut=False)
+    late: dict[str, Any] = {"paces": paces, "within_s": 10.0, "output": Output(100, "max_tokens")}
+
+    assert held(Outlook(Triggers()), budget_low=True) == Triggers(budget_low=True)
+    assert held(Outlook(Triggers(saturated=True)), budget_low=True, **late) == Triggers(
+        saturated=True, deadline_at_risk=True, budget_low=True
+    )
+    unhealthy = Outlook(Triggers(model_unhealthy=True))
+    assert held(unhealthy, budget_low=True, **late) == Triggers(
+        model_unhealthy=True, budget_low=True
+    )
 
 
 def test_without_ladders_nobody_looks() -> None:

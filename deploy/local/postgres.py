@@ -1,4 +1,4 @@
-"""Databases for tests: SQLite's files, and a real PostgreSQL that ends with the tests."""
+"""A real PostgreSQL out of a package, for tests and benchmarks: no root, nothing to set up."""
 
 import os
 import warnings
@@ -9,8 +9,6 @@ from uuid import uuid4
 
 import psutil
 from sqlalchemy import create_engine, make_url, text
-
-SQLITE, POSTGRESQL = "sqlite", "postgresql"
 
 
 class Postgres:
