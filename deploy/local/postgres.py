@@ -1,14 +1,19 @@
 """A real PostgreSQL out of a package, for tests and benchmarks: no root, nothing to set up."""
 
 import os
+import threading
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from subprocess import TimeoutExpired
 from uuid import uuid4
 
 import psutil
-from sqlalchemy import create_engine, make_url, text
+from sqlalchemy import URL, create_engine, make_url, text
+from sqlalchemy.exc import OperationalError
+
+_LOOKS, _LOOK_EVERY_S = 300, 0.2  # a minute, for a disk that is busy
 
 
 class Postgres:
@@ -21,12 +26,15 @@ class Postgres:
     def new_database(self) -> str:
         """Its URL."""
         name = f"evenflow_{uuid4().hex}"
-        whole = make_url(self._server.get_uri()).set(drivername="postgresql+psycopg")
+        whole = self._url()
         engine = create_engine(whole, isolation_level="AUTOCOMMIT")
         with engine.connect() as connection:
             connection.execute(text(f"CREATE DATABASE {name}"))
         engine.dispose()
         return whole.set(database=name).render_as_string(hide_password=False)
+
+    def _url(self) -> URL:
+        return make_url(self._server.get_uri()).set(drivername="postgresql+psycopg")
 
     def kill(self) -> None:
         """As a power cut does; all of it is gone when this returns."""
@@ -37,8 +45,19 @@ class Postgres:
         psutil.wait_procs(struck, timeout=5)
 
     def start_again(self) -> None:
-        """After it was killed."""
-        self._server.ensure_postgres_running()
+        """After it was killed. Its recovery may take longer than its package waits for it."""
+        with suppress(TimeoutExpired):
+            self._server.ensure_postgres_running()
+        engine, tick = create_engine(self._url()), threading.Event()
+        for left in reversed(range(_LOOKS)):
+            try:
+                with engine.connect():
+                    break
+            except OperationalError:
+                if not left:
+                    raise
+            tick.wait(_LOOK_EVERY_S)
+        engine.dispose()
 
     def stop(self) -> None:
         self._server.cleanup()

@@ -32,10 +32,10 @@ def run(main: Coroutine[Any, Any, None]) -> None:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             runner.run(main)
     except ExceptionGroup as group:
-        raise _alone(group) from None
+        raise alone(group) from None
 
 
-def _alone(group: ExceptionGroup[Exception]) -> Exception:
+def alone(group: ExceptionGroup[Exception]) -> Exception:
     """The one failure in nested groups; the group itself when there are several."""
     failure: Exception = group
     while isinstance(failure, ExceptionGroup) and len(failure.exceptions) == 1:

@@ -34,6 +34,15 @@ class Config:
         default=2.0,
         help="how often routers hear that nothing changed; the contract says at least every 5 s",
     )
+    longest_request_s: float = setting(
+        environ.positive,
+        default=3600.0,
+        help="what a router admitted has ended so long after it was last heard of: its "
+        "`ROUTER_POLICY_STALE_S` and the longest deadline; then what it held is given up",
+    )
+    keep_attempts_days: float = setting(
+        environ.positive, default=35.0, help="how long the ledger remembers each attempt's usage"
+    )
     otlp: Address | None = setting(
         environ.address, default=None, help="telemetry's OTLP address; unset, no spans are sent"
     )

@@ -19,27 +19,32 @@ from services.chassis.environ import EX_CONFIG, InvalidConfig
 from services.chassis.identity import TlsFiles
 from services.chassis.server import Server, grpc_server
 from services.chassis.status import ErrorTable, Status
+from services.chassis.traces import Tracing
 from services.policy.config import Config
 from services.policy.core.audit import AuditUnavailable
 from services.policy.core.nodes import InvalidPolicy
 from services.policy.core.tenants import Policy
-from services.policy.inbound import auditing, tenants
+from services.policy.inbound import auditing, ledger, tenants
 from services.policy.inbound import checking as policies
 from services.policy.inbound.auditing import AuditServicer
 from services.policy.inbound.checking import PolicyServicer
+from services.policy.inbound.ledger import LedgerServicer
 from services.policy.inbound.tenants import TenantServicer
 from services.policy.outbound.audit_chain import AuditChain
 from services.policy.outbound.audit_log import AuditLog
 from services.policy.outbound.audit_segments import AuditDamaged
+from services.policy.outbound.books import Books
 from services.policy.outbound.database import Database, DatabaseUnreachable, InvalidDatabase
 from services.policy.outbound.policy_file import PolicyFile, Stamp, policy_of
 from services.policy.outbound.reloading import follow
+from services.policy.outbound.upkeep import Upkeep, keep_up
 from services.policy.served import Served
 
 ERRORS: ErrorTable = {
     DatabaseUnreachable: Status(grpc.StatusCode.UNAVAILABLE, "DATABASE_UNREACHABLE"),
     AuditUnavailable: Status(grpc.StatusCode.UNAVAILABLE, "AUDIT_UNAVAILABLE"),
 }
+_DAY_S = 86_400.0
 FILE_HEALTH = "evenflow.policy.file"  # asked by name: NOT_SERVING while the file on disk is bad
 
 _log = structlog.get_logger(__name__)
@@ -114,21 +119,34 @@ def _opened(config: Config, signer: Signer) -> AuditLog:
     return AuditLog(chain, now_unix_us=_now_unix_us)
 
 
+def _now_unix_s() -> float:
+    """Windows of budgets are wall time."""
+    return time.time()  # noqa: TID251
+
+
 def _now_unix_us() -> int:
     return time.time_ns() // 1000
 
 
 async def serve(config: Config, source: Source, kept: Kept) -> None:
     tls = TlsFiles.in_folder(config.tls)
-    address = config.otlp.text if config.otlp else None
-    tracing = traces.start("policy", otlp_address=address, tls=tls, sample_share=config.trace_share)
+    tracing = _tracing(config, tls)
     servicer = TenantServicer(source.policy, heartbeat_s=config.heartbeat_s)
     read = partial(policy_of, trust_domain=config.trust_domain)
     checking = PolicyServicer(read, lambda: servicer.version)
     audit, shown = kept.audit, _shown(kept)
     audit.version, audit.keep_days = lambda: servicer.version, lambda: source.policy.audit_keep_days
     await audit.record(auditing.loaded(source.policy))
-    parts = [tenants.served(servicer), policies.served(checking), auditing.served(shown)]
+    books = Books(kept.database)
+    leasing = LedgerServicer(
+        books, source.policy, now_unix_s=_now_unix_s, heartbeat_s=config.heartbeat_s
+    )
+    parts = [
+        tenants.served(servicer),
+        policies.served(checking),
+        ledger.served(leasing),
+        auditing.served(shown),
+    ]
     server = build_server(parts, tls, lambda call: audit.note(auditing.called(call)))
     server.listen(config.listen, tls)
     await server.start()
@@ -136,19 +154,34 @@ async def serve(config: Config, source: Source, kept: Kept) -> None:
     await _set_file_health(server, good=True)
     _log.info("server.ready", listen=config.listen.text)
     async with asyncio.TaskGroup() as tasks:
-        work = [_follow(source, servicer, server, audit), audit.keep()]
+        work = [
+            _follow(source, [servicer, leasing], server, audit),
+            audit.keep(),
+            keep_up(books, _upkeep(config), _now_unix_s),
+        ]
         following = [tasks.create_task(each) for each in work]
         await lifecycle.stop_signal()
-        for each in following:
-            each.cancel()
-        servicer.close()
-        shown.close()
+        for task in following:
+            task.cancel()
+        for each in (servicer, leasing, shown):
+            each.close()
         await lifecycle.drain(server, drain_s=config.drain_s)
     await asyncio.to_thread(tracing.stop)
 
 
+def _tracing(config: Config, tls: TlsFiles) -> Tracing:
+    address = config.otlp.text if config.otlp else None
+    return traces.start("policy", otlp_address=address, tls=tls, sample_share=config.trace_share)
+
+
 def _shown(kept: Kept) -> AuditServicer:
     return AuditServicer(kept.audit, kept.signer.public_pem, kept.signer.id)
+
+
+def _upkeep(config: Config) -> Upkeep:
+    return Upkeep(
+        longest_request_s=config.longest_request_s, keep_s=config.keep_attempts_days * _DAY_S
+    )
 
 
 def build_server(
@@ -167,13 +200,17 @@ def build_server(
 
 
 async def _follow(
-    source: Source, servicer: TenantServicer, server: Server, audit: AuditLog
+    source: Source,
+    told: Sequence[TenantServicer | LedgerServicer],
+    server: Server,
+    audit: AuditLog,
 ) -> None:
     async with asyncio.TaskGroup() as tasks:
 
         def took(policy: Policy) -> None:
             source.policy = policy
-            servicer.publish(policy)
+            for each in told:
+                each.publish(policy)
             audit.note(auditing.loaded(policy))
             tasks.create_task(_set_file_health(server, good=True))
 

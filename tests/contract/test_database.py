@@ -7,6 +7,7 @@ from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from sqlalchemy import Connection, create_engine, text
 
+import services.policy.main  # noqa: F401 - every table is declared then
 from deploy.local.postgres import Postgres
 from services.policy.outbound.database import (
     Database,

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from evenflow.cli import audit_commands, certs, chat, explain, policy, status, tenants
+from evenflow.cli import audit_commands, budgets, certs, chat, explain, policy, status, tenants
 from evenflow.cli.exits import exits_cleanly
 from evenflow.cli.where import Where
 from evenflow.home import WORKLOAD
@@ -16,6 +16,8 @@ app.add_typer(certs_app, name="certs", help="Development certificates.")
 policy_app = typer.Typer(no_args_is_help=True)
 app.add_typer(policy_app, name="policy", help="Who may do what: the policy's file.")
 app.add_typer(audit_commands.app, name="audit", help="Who did what: the audit log.")
+budget_app = typer.Typer(no_args_is_help=True)
+app.add_typer(budget_app, name="budget", help="What tenants may spend, and have spent.")
 
 Home = Annotated[
     Path, typer.Option(envvar="EVENFLOW_HOME", help="What `make run` writes its certificates to.")
@@ -116,6 +118,35 @@ def check_policy(
 def print_policy_schema() -> None:
     """Print the JSON schema of the file, by which editors complete it."""
     typer.echo(policy.schema(), nl=False)
+
+
+@budget_app.command("list")
+def list_budgets(
+    tenant: Annotated[str, typer.Argument(help="Whose; left out: all.")] = "",
+    *,
+    as_json: AsJson = False,
+    home: Home = DEFAULT_HOME,
+    host: Host = "127.0.0.1",
+    policy_port: PolicyPort = 9020,
+) -> None:
+    """Show what each budget has spent in its present window, and what routers hold of it."""
+    where = Where(host=host, home=home)
+    with exits_cleanly(), where.service("policy", policy_port) as channel:
+        budgets.list_budgets(channel, tenant, as_json=as_json)
+
+
+@budget_app.command("forget-runtime")
+def forget_runtime(
+    endpoint: Annotated[str, typer.Argument(help="As `evenflow status` showed it, host:port.")],
+    *,
+    home: Home = DEFAULT_HOME,
+    host: Host = "127.0.0.1",
+    policy_port: PolicyPort = 9020,
+) -> None:
+    """Wait no longer for what a runtime has not told: it is gone for good, disk and all."""
+    where = Where(host=host, home=home)
+    with exits_cleanly(), where.service("policy", policy_port) as channel:
+        budgets.forget_runtime(channel, endpoint)
 
 
 @certs_app.command("issue")

@@ -4,16 +4,18 @@ import re
 
 from services.policy.core import fields
 from services.policy.core.audit_rules import read_keep_days
+from services.policy.core.budgets import read_budgets
 from services.policy.core.classes import read_classes
 from services.policy.core.fields import Notes
 from services.policy.core.nodes import InvalidPolicy, Node, Problem, kind_of
 from services.policy.core.ownership import Ownership
+from services.policy.core.prices import read_prices
 from services.policy.core.tenants import ApiKey, Policy, Tenant, WorkloadClass
 
 _REQUIRED = ("id", "models", "workload_classes", "default_workload_class")
 _OPTIONAL = (
     *("spiffe_ids", "api_keys", "max_context_tokens", "max_output_tokens"),
-    *("weight", "pool"),
+    *("weight", "pool", "budgets"),
 )
 _HIGHEST_WEIGHT = 100
 _KEY_FIELDS = ("id", "hash", "workload")
@@ -38,9 +40,11 @@ def read_policy(root: Node | None, trust_domain: str, *, version: str) -> Policy
     """
     if root is None:
         raise InvalidPolicy([Problem(1, 1, "", "the file is empty; write 'tenants: []' for none")])
-    reading = _Reading(trust_domain)
-    notes = reading.notes
-    found = fields.entries(root, "", notes, required=("tenants",), optional=("classes", "audit"))
+    notes = Notes()
+    optional = ("classes", "prices", "audit")
+    found = fields.entries(root, "", notes, required=("tenants",), optional=optional)
+    reading = _Reading(trust_domain, notes, priced="prices" in found)
+    currency, prices = read_prices(found.get("prices"), notes)
     nodes = fields.items(found.get("tenants"), "tenants", notes)
     tenants = [reading.tenant(node, index) for index, node in enumerate(nodes)]
     classes = read_classes(found.get("classes"), notes)
@@ -49,14 +53,15 @@ def read_policy(root: Node | None, trust_domain: str, *, version: str) -> Policy
     if notes.problems:
         raise InvalidPolicy(notes.problems)
     known = [tenant for tenant in tenants if tenant is not None]
-    return Policy(version, known, classes, audit_keep_days=keep_days)
+    return Policy(version, known, classes, currency, prices, keep_days)
 
 
 class _Reading:
     """One pass over one file."""
 
-    def __init__(self, trust_domain: str) -> None:
-        self.notes = Notes()
+    def __init__(self, trust_domain: str, notes: Notes, *, priced: bool) -> None:
+        self.notes = notes
+        self._priced = priced
         self.ownership = Ownership()
         prefix = f"spiffe://{trust_domain}/tenant/"
         self._spiffe_id = re.compile(rf"{re.escape(prefix)}{_NAME.pattern}/(\*|{_NAME.pattern})")
@@ -74,6 +79,7 @@ class _Reading:
         models = self._models(found.get("models"), f"{at}.models")
         classes, default = self._classes(found, at)
         context, output = self._limits(found, at)
+        budgets = read_budgets(found.get("budgets"), f"{at}.budgets", notes, priced=self._priced)
         if name is None or default is None:
             return None
         return Tenant(
@@ -89,6 +95,7 @@ class _Reading:
                 found.get("weight"), f"{at}.weight", notes, between=(1, _HIGHEST_WEIGHT)
             ),
             pool=self._pool(found.get("pool"), f"{at}.pool"),
+            budgets=budgets,
         )
 
     def _id(self, node: Node | None, at: str) -> str | None:

@@ -12,12 +12,16 @@ from evenflow.policy.v1 import tenant_service_pb2 as pb
 from evenflow.policy.v1 import tenant_service_pb2_grpc as pb_grpc
 from services.chassis.callers import AllowedCallers
 from services.policy.core.tenants import (
+    Budget,
     ClassRules,
     Policy,
+    Price,
     Rung,
     Step,
     Tenant,
     Trigger,
+    Unit,
+    Window,
     WorkloadClass,
 )
 from services.policy.served import Served
@@ -36,6 +40,19 @@ _TRIGGERS = {
     Trigger.DEADLINE_AT_RISK: pb.DEGRADATION_TRIGGER_DEADLINE_AT_RISK,
     Trigger.MODEL_UNHEALTHY: pb.DEGRADATION_TRIGGER_MODEL_UNHEALTHY,
     Trigger.BUDGET_LOW: pb.DEGRADATION_TRIGGER_BUDGET_LOW,
+}
+
+_UNITS = {
+    Unit.TOKENS: pb.BUDGET_UNIT_TOKENS,
+    Unit.MONEY: pb.BUDGET_UNIT_MONEY,
+}
+
+_WINDOWS = {
+    Window.MINUTE: pb.BUDGET_WINDOW_MINUTE,
+    Window.HOUR: pb.BUDGET_WINDOW_HOUR,
+    Window.DAY: pb.BUDGET_WINDOW_DAY,
+    Window.MONTH: pb.BUDGET_WINDOW_MONTH,
+    Window.TOTAL: pb.BUDGET_WINDOW_TOTAL,
 }
 
 
@@ -92,7 +109,10 @@ def served(servicer: TenantServicer) -> Served:
 def encode(policy: Policy) -> pb.WatchTenantsResponse:
     tenants = [_encode(tenant) for tenant in policy.tenants]
     classes = [_rules(each) for each in policy.classes]
-    return pb.WatchTenantsResponse(version=policy.version, tenants=tenants, classes=classes)
+    prices = [_price(each) for each in policy.prices]
+    return pb.WatchTenantsResponse(
+        version=policy.version, tenants=tenants, classes=classes, prices=prices
+    )
 
 
 def _encode(tenant: Tenant) -> pb.Tenant:
@@ -110,6 +130,28 @@ def _encode(tenant: Tenant) -> pb.Tenant:
         max_output_tokens=tenant.max_output_tokens,
         weight=tenant.weight,
         pool=tenant.pool,
+        budgets=[encode_budget(each) for each in tenant.budgets],
+    )
+
+
+def encode_budget(budget: Budget) -> pb.Budget:
+    return pb.Budget(
+        id=budget.id,
+        unit=_UNITS[budget.unit],
+        window=_WINDOWS[budget.window],
+        limit=budget.limit,
+        hard=budget.hard,
+        workload=budget.workload,
+        low_share=budget.low_share,
+    )
+
+
+def _price(price: Price) -> pb.Price:
+    return pb.Price(
+        model=price.model,
+        prompt=price.prompt,
+        cached_prompt=price.cached_prompt,
+        output=price.output,
     )
 
 

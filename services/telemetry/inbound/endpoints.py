@@ -11,7 +11,7 @@ import grpc
 
 from evenflow.telemetry.v1 import endpoint_service_pb2 as pb
 from evenflow.telemetry.v1 import endpoint_service_pb2_grpc as pb_grpc
-from services.telemetry.inbound.open_streams import OpenStreams
+from services.chassis.open_streams import OpenStreams
 
 SERVICE: str = pb.DESCRIPTOR.services_by_name["EndpointService"].full_name
 

@@ -11,6 +11,7 @@ from evenflow.inference.v1 import inference_service_pb2, workload_class_pb2
 from evenflow.telemetry.v1 import record_service_pb2 as pb
 from evenflow.telemetry.v1 import record_service_pb2_grpc as pb_grpc
 from services.chassis.logs import add_facts
+from services.chassis.open_streams import OpenStreams
 from services.telemetry.core.records import (
     CODES,
     InvalidObservation,
@@ -19,7 +20,6 @@ from services.telemetry.core.records import (
     Usage,
     WorkloadClass,
 )
-from services.telemetry.inbound.open_streams import OpenStreams
 
 SERVICE: str = pb.DESCRIPTOR.services_by_name["RecordService"].full_name
 

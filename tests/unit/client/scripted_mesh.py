@@ -16,8 +16,13 @@ from evenflow.inference.v1.inference_service_pb2_grpc import (
     InferenceServiceServicer,
     add_InferenceServiceServicer_to_server,
 )
+from evenflow.policy.v1 import ledger_service_pb2 as ledger
 from evenflow.policy.v1 import policy_service_pb2 as policy
 from evenflow.policy.v1 import tenant_service_pb2 as tenants
+from evenflow.policy.v1.ledger_service_pb2_grpc import (
+    LedgerServiceServicer,
+    add_LedgerServiceServicer_to_server,
+)
 from evenflow.policy.v1.policy_service_pb2_grpc import (
     PolicyServiceServicer,
     add_PolicyServiceServicer_to_server,
@@ -58,6 +63,8 @@ class Script:
     endpoints: router.ListEndpointsResponse = field(default_factory=router.ListEndpointsResponse)
     checked: policy.CheckPolicyResponse = field(default_factory=policy.CheckPolicyResponse)
     known: tenants.WatchTenantsResponse = field(default_factory=tenants.WatchTenantsResponse)
+    budgets: ledger.ListBudgetsResponse = field(default_factory=ledger.ListBudgetsResponse)
+    ledger_asked: list[str] = field(default_factory=list)
     policies: list[bytes] = field(default_factory=list)
     requests: list[pb.GenerateRequest] = field(default_factory=list)
     metadata: list[dict[str, str]] = field(default_factory=list)
@@ -173,6 +180,35 @@ class _Tenants(TenantServiceServicer):
         self._script.ended.wait(10)  # a stream without an end
 
 
+class _Ledger(LedgerServiceServicer):
+    """To operators alone."""
+
+    def __init__(self, script: Script) -> None:
+        self._script = script
+
+    def Lease(
+        self, request_iterator: Iterator[ledger.LeaseRequest], context: grpc.ServicerContext
+    ) -> Iterator[ledger.LeaseResponse]:
+        raise NotImplementedError
+
+    def Settle(
+        self, request_iterator: Iterator[ledger.SettleRequest], context: grpc.ServicerContext
+    ) -> Iterator[ledger.SettleResponse]:
+        raise NotImplementedError
+
+    def ListBudgets(
+        self, request: ledger.ListBudgetsRequest, context: grpc.ServicerContext
+    ) -> ledger.ListBudgetsResponse:
+        self._script.ledger_asked.append(request.tenant)
+        return self._script.budgets
+
+    def ForgetRuntime(
+        self, request: ledger.ForgetRuntimeRequest, context: grpc.ServicerContext
+    ) -> ledger.ForgetRuntimeResponse:
+        self._script.ledger_asked.append(request.endpoint)
+        return ledger.ForgetRuntimeResponse(journals=1)
+
+
 @dataclass(frozen=True)
 class ScriptedMesh:
     port: int
@@ -195,6 +231,7 @@ def scripted_mesh(
     add_RouterServiceServicer_to_server(_Router(script), server)
     add_PolicyServiceServicer_to_server(_Policy(script), server)
     add_TenantServiceServicer_to_server(_Tenants(script), server)
+    add_LedgerServiceServicer_to_server(_Ledger(script), server)
     tls: TlsFiles = identities.service(service)
     port = server.add_secure_port("127.0.0.1:0", server_credentials(tls))
     server.start()

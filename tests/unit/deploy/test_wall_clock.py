@@ -27,6 +27,10 @@ ALLOWED = {
     ("services/policy/outbound/audit_chain.py", "st_mtime_ns"): "how old a segment is, in days",
     ("services/policy/main.py", "time.time_ns"): "when a thing was done, in the audit log",
     ("services/router/main.py", "time.time_ns"): "likewise",
+    (
+        "services/policy/main.py",
+        "time.time",
+    ): "windows of budgets, the ledger's ages",
     ("services/runtime/main.py", "datetime.now"): "`created` of an OpenAI answer",
     ("services/router/parts.py", "datetime.now"): "`created` of a model",
     ("client/evenflow/certificates.py", "datetime.now"): "a certificate's validity is wall time",

@@ -6,7 +6,15 @@ from typing import Any
 from hypothesis import strategies as st
 
 from services.policy.core.reading import read_policy
-from services.policy.core.tenants import ApiKey, Policy, Tenant, WorkloadClass
+from services.policy.core.tenants import (
+    ApiKey,
+    Budget,
+    Policy,
+    Tenant,
+    Unit,
+    Window,
+    WorkloadClass,
+)
 from services.policy.outbound.yaml_text import parse
 
 DOMAIN = "evenflow.local"
@@ -77,8 +85,21 @@ def as_fields(each: Tenant) -> dict[str, Any]:
         "max_output_tokens": each.max_output_tokens,
         "weight": each.weight,
         "pool": each.pool,
+        "budgets": [_budget_fields(one) for one in each.budgets],
     }
     return {name: value for name, value in found.items() if value}
+
+
+def _budget_fields(each: Budget) -> dict[str, Any]:
+    found = {
+        "id": each.id,
+        "window": each.window.value,
+        "tokens": each.limit,
+        "hard": each.hard,
+        "workload": each.workload,
+        "low_share": each.low_share,
+    }
+    return {name: value for name, value in found.items() if value != ""}
 
 
 def one_a_line(tenants: list[dict[str, Any]]) -> str:
@@ -94,6 +115,23 @@ def one_a_line(tenants: list[dict[str, Any]]) -> str:
 
 _names = st.from_regex(r"[a-z][a-z0-9-]{0,8}", fullmatch=True)
 _classes = st.lists(st.sampled_from(WorkloadClass), min_size=1, unique=True)
+
+
+@st.composite
+def _budgets(draw: st.DrawFn) -> tuple[Budget, ...]:
+    names = draw(st.lists(_names, max_size=2, unique=True))
+    return tuple(
+        Budget(
+            id=name,
+            unit=Unit.TOKENS,
+            window=draw(st.sampled_from(Window)),
+            limit=draw(st.integers(1, 10**15)),
+            hard=draw(st.booleans()),
+            workload=draw(st.just("") | _names),
+            low_share=draw(st.sampled_from([0.0, 0.05, 0.1, 1.0])),
+        )
+        for name in names
+    )
 
 
 @st.composite
@@ -123,4 +161,5 @@ def _tenants(draw: st.DrawFn, name: str, index: int) -> Tenant:
         max_output_tokens=draw(st.integers(0, context or 10_000)),
         weight=draw(st.integers(1, 100)),
         pool=draw(st.just("") | _names),
+        budgets=draw(_budgets()),
     )

@@ -22,6 +22,8 @@ SCHEMA: dict[str, Any] = json.loads(schema())
 VALIDATOR = Draft202012Validator(SCHEMA)
 LADDER = "classes:\n  interactive:\n    ladder: [{when: saturated, rung: refuse}]\n"
 
+PRICES = 'prices: {currency: USD, models: {"*": {prompt: 0.15, output: 0.6}}}'
+
 
 def faults(document: str) -> list[Any]:
     return list(VALIDATOR.iter_errors(yaml.safe_load(document)))
@@ -68,6 +70,12 @@ def test_whatever_is_read_is_good(tenants: list[Tenant]) -> None:
         ("tenants:", "classes: {batch: {cache_ttl_s: 100000}}\ntenants:"),
         ("tenants:", "classes: {batch: {resume: 1}}\ntenants:"),
         ("tenants:", "budgets: []\ntenants:"),
+        ("tenants:", "prices: {currency: usd, models: {}}\ntenants:"),
+        ("tenants:", f"{PRICES}\ntenants:".replace("prompt: 0.15", "prompt: -1")),
+        ("tenants:", f"{PRICES}\ntenants:".replace("prompt: 0.15, ", "")),
+        ("models: [smollm2]", "models: [smollm2]\n    budgets: [{id: a, window: day}]"),
+        ("models: [smollm2]", "models: [smollm2]\n    budgets: [{id: a, window: week, tokens: 1}]"),
+        ("models: [smollm2]", "models: [smollm2]\n    budgets: [{id: a, window: day, tokens: 0}]"),
     ],
 )
 def test_what_is_refused_is_faulty(before: str, after: str) -> None:
@@ -86,6 +94,9 @@ def test_what_is_refused_is_faulty(before: str, after: str) -> None:
         ("classes.", SCHEMA["properties"]["classes"]["properties"]),
         ("tenants[0].", SCHEMA["$defs"]["tenant"]["properties"]),
         ("tenants[0].api_keys[0].", SCHEMA["$defs"]["api_key"]["properties"]),
+        ("tenants[0].budgets[0].", SCHEMA["$defs"]["budget"]["properties"]),
+        ("prices.", SCHEMA["properties"]["prices"]["properties"]),
+        ("prices.models.tiny.", SCHEMA["$defs"]["price"]["properties"]),
         ("classes.batch.", SCHEMA["$defs"]["class"]["properties"]),
         ("classes.batch.ladder[0].", SCHEMA["$defs"]["rung"]["properties"]),
     ],
@@ -97,6 +108,9 @@ def test_it_knows_every_field(place: str, fields: dict[str, Any]) -> None:
         "classes.": f"classes: {odd}\n",
         "tenants[0].": f"tenants: [{odd}]\n",
         "tenants[0].api_keys[0].": f"tenants: [{{api_keys: [{odd}]}}]\n",
+        "tenants[0].budgets[0].": f"tenants: [{{budgets: [{odd}]}}]\n",
+        "prices.": f"prices: {odd}\n",
+        "prices.models.tiny.": f"prices: {{models: {{tiny: {odd}}}}}\n",
         "classes.batch.": f"classes: {{batch: {odd}}}\n",
         "classes.batch.ladder[0].": f"classes: {{batch: {{ladder: [{odd}]}}}}\n",
     }[place]

@@ -1,4 +1,4 @@
-"""Streams that last as long as the routers that send them, and end with us when we drain."""
+"""Streams that last as long as those who send them, and end with us when we drain."""
 
 import asyncio
 from collections.abc import AsyncIterator
