@@ -27,8 +27,9 @@ from services.router.core.prefixes import block_keys
 from services.router.core.queue_limits import QueueLimits
 from services.router.core.requests import Requests
 from services.router.core.rungs import FallbackModel, Refuse, SmallerContext, SmallerOutput, Trigger
+from services.router.core.salts import CacheSalts, SaltSecret
 from services.router.core.saturation import Saturation
-from services.router.core.tenants import CacheSalts, ClassRules, PolicyView, Tenant, Tenants
+from services.router.core.tenants import Caller, ClassRules, PolicyView, Tenant, Tenants
 from services.router.inbound.answers import Answer
 from services.router.inbound.asked import Question
 from services.router.inbound.auditing import Auditing, no_auditing
@@ -87,7 +88,7 @@ class Crowd:
         self._loop = asyncio.get_running_loop()
         self._addresses = [f"10.0.{at // 250}.{at % 250 + 1}:9101" for at in range(endpoints)]
         self._names = [f"tenant-{at}" for at in range(tenants)]
-        self._salts = CacheSalts(b"0123456789abcdef")
+        self._salts = CacheSalts(SaltSecret(b"0123456789abcdef"))
         self._mesh = self._made()
         mesh = self._mesh
         self._lessons = Lessons(mesh.circuits, mesh.outliers, mesh.hedging, mesh.experience)
@@ -192,7 +193,8 @@ class Crowd:
         for name in (_EVERYWHERE, *names):
             demand = demand_of(_METHOD, self._question(name).body)
             assert demand is not None, "it generates"
-            salt = self._salts.of(_tenant(name))
+            whose = _tenant(name)
+            salt = self._salts.of(Caller(whose, "web"), whose.default_workload_class)
             keys = block_keys(demand.prompt.start, salt, _MODEL)
             self._mesh.requests.expectations.sent(address, keys)
 

@@ -21,6 +21,11 @@ def tenant_folder(home: Path, tenant: str, workload: str = WORKLOAD) -> Path:
     return home / "certs" / "tenants" / tenant / workload
 
 
+def salt_file(home: Path) -> Path:
+    """Of the secrets that routers make cache salts with, a line for each epoch."""
+    return home / "secrets" / "cache-salt"
+
+
 def certificate_folders(home: Path) -> list[Path]:
     """Every folder that holds a certificate."""
     found = {file.parent for file in (home / "certs").rglob("cert.pem")}

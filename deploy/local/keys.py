@@ -8,6 +8,7 @@ from string import Template
 from deploy.local.certificates import TENANTS
 from deploy.local.drafts import drafted, write_whole
 from evenflow.audit_signing import new_key
+from evenflow.home import salt_file
 
 TEMPLATE = Path(__file__).with_name("tenants.yaml")
 PREFIX = "evf_"  # lets scanners for leaked secrets know one
@@ -23,8 +24,9 @@ def ensure_keys(home: Path) -> dict[str, str]:
 
 
 def ensure_cache_salt(home: Path) -> Path:
-    path = home / "secrets" / "cache-salt"
-    _ensure(path, secrets.token_hex(SECRET_BYTES))
+    """A line for each epoch, the last one in force; `evenflow salts rotate` appends one."""
+    path = salt_file(home)
+    _ensure(path, f"0:{secrets.token_hex(SECRET_BYTES)}")
     return path
 
 

@@ -38,7 +38,8 @@ class Postgres:
 
     def kill(self) -> None:
         """As a power cut does; all of it is gone when this returns."""
-        postmaster = psutil.Process(self._server.get_pid())
+        written = (self.folder / "postmaster.pid").read_text()  # its package remembers an old one
+        postmaster = psutil.Process(int(written.split()[0]))
         struck = [postmaster, *postmaster.children(recursive=True)]
         for each in struck:
             each.kill()

@@ -46,6 +46,8 @@ def programs(settings: Settings, prepared: Prepared, engine: Engine) -> list[Pro
                 stop_within_s=4,  # vLLM's engine takes as long to let go
                 environ={
                     **_runtime(port, settings, prepared, engine),
+                    "RUNTIME_POLICY": address(settings.policy_port),
+                    "RUNTIME_JOURNAL": str(settings.home / "journals" / f"runtime-{at}.db"),
                     **own_settings(at, os.environ),
                 },
             )

@@ -19,6 +19,7 @@ from deploy.local.engines import SIMULATED, Engine
 from deploy.local.programs import Prepared, programs
 from deploy.local.settings import Settings, address
 from deploy.local.supervision import TIED, Program
+from evenflow.home import salt_file
 
 ROOT = Path(__file__).resolve().parents[2]
 PEERS = "ROUTER_PEERS"
@@ -91,7 +92,7 @@ def second(
         prepared = Prepared(
             envoy=install_envoy(Path(os.environ.get("EVENFLOW_DOWNLOADS", ROOT / ".evenflow"))),
             tenants=home / "tenants.yaml",
-            cache_salt=home / "secrets" / "cache-salt",
+            cache_salt=salt_file(home),
             sockets=Path(folder),
         )
         own = [each for each in programs(settings, prepared, engine) if each.name in _OWN]

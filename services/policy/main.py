@@ -36,7 +36,7 @@ from services.policy.outbound.audit_segments import AuditDamaged
 from services.policy.outbound.books import Books
 from services.policy.outbound.database import Database, DatabaseUnreachable, InvalidDatabase
 from services.policy.outbound.policy_file import PolicyFile, Stamp, policy_of
-from services.policy.outbound.reloading import follow
+from services.policy.outbound.reloading import follow, say_loaded
 from services.policy.outbound.upkeep import Upkeep, keep_up
 from services.policy.served import Served
 
@@ -83,7 +83,7 @@ def main() -> int:
         print(f"can't use the policy in {config.file}:\n{error}", file=sys.stderr)
         return EX_CONFIG
     logs.configure("policy")
-    _log.info("policy.loaded", version=policy.version, tenants=len(policy.tenants))
+    say_loaded(policy)
     try:
         return _run(config, Source(file, policy, stamp), database, signer)
     except (*lifecycle.CANNOT_START, DatabaseUnreachable, AuditDamaged, AuditUnavailable) as error:

@@ -53,7 +53,8 @@ class Config:
     )
     salt_secret_file: Path = setting(
         environ.path,
-        help="16 or more secret bytes that cache salts are made with; a new one empties all caches",
+        help="secrets of cache salts, a line `<epoch>:<64 hexadecimal digits>` each; "
+        "the last is in force, and a new one empties all caches",
     )
     audit_spool: Path = setting(
         environ.path,

@@ -14,7 +14,7 @@ from services.chassis.streams import keep_open
 from services.router.config import Config
 from services.router.core.exchange import Change
 from services.router.inbound.mesh import Mesh
-from services.router.outbound import answers
+from services.router.outbound import answers, salt_file
 from services.router.outbound.answers import GrpcAnswers
 from services.router.outbound.attempts import GrpcAttemptSource
 from services.router.outbound.audit import SpoolShipper
@@ -50,6 +50,7 @@ def followers(config: Config, parts: Parts) -> Followers:
     if config.telemetry is not None:
         yield from _of_telemetry(config.telemetry, parts, tls, keep)
     yield parts.publisher.follow_certificate()
+    yield salt_file.follow(config.salt_secret_file, mesh.salts.replaced)
     yield _sweep(mesh, clock)
 
 

@@ -15,12 +15,13 @@ from services.chassis.environ import EX_CONFIG, Address, InvalidConfig
 from services.chassis.identity import TlsFiles
 from services.chassis.server import Server
 from services.router.config import Config
-from services.router.core.tenants import CacheSalts
+from services.router.core.salts import CacheSalts
 from services.router.following import followers
 from services.router.inbound.access_log import AccessLogServicer
 from services.router.inbound.caching import Caching
 from services.router.inbound.check_socket import CheckSocket
 from services.router.inbound.mesh import Mesh
+from services.router.outbound import salt_file
 from services.router.outbound.runtimes import GrpcRuntime
 from services.router.outbound.spool import Spool
 from services.router.parts import Parts, access_log, made, time_limits
@@ -38,7 +39,7 @@ _log = structlog.get_logger(__name__)
 def main() -> int:
     try:
         config = Config.from_environ(os.environ)
-        salts = CacheSalts(config.salt_secret_file.read_bytes().strip())
+        salts = CacheSalts(salt_file.read(config.salt_secret_file))
         spool = Spool(config.audit_spool, most_bytes=config.audit_spool_bytes)
         for socket in (config.socket, config.check_socket):
             _make_private(socket)

@@ -24,9 +24,10 @@ from services.router.core.models import Catalogue
 from services.router.core.outliers import Outliers
 from services.router.core.queue_limits import QueueLimits
 from services.router.core.requests import Request, Requests
+from services.router.core.salts import CacheSalts
 from services.router.core.saturation import STALE_SHARE, Saturation
 from services.router.core.snapshot import DataPlane, HostPort
-from services.router.core.tenants import CacheSalts, PolicyView
+from services.router.core.tenants import PolicyView
 from services.router.core.weights import Weights
 from services.router.inbound.access_log import AccessLogServicer
 from services.router.inbound.auditing import Auditing

@@ -83,6 +83,24 @@ class Config:
         default=None,
         help="serves only tenants that policy puts into this pool; unset, those of no pool",
     )
+    policy: Address | None = setting(
+        environ.address,
+        default=None,
+        help="policy's address, which is told what each attempt took; unset, requests that budgets "
+        "count are refused",
+    )
+    journal: Path | None = setting(
+        environ.path,
+        default=None,
+        help="file, of this runtime alone and on a disk that outlives it, in which attempts are "
+        "kept until policy has booked them; required with RUNTIME_POLICY",
+    )
+    journal_attempts: int = setting(
+        environ.positive_int,
+        default=2_000_000,
+        help="attempts that the journal holds while policy is away, some 500 bytes each; more are "
+        "refused where a hard budget counts them",
+    )
     drain_s: float = setting(
         environ.positive, default=10.0, help="how long running requests may go on after SIGTERM"
     )
@@ -90,6 +108,8 @@ class Config:
     def __post_init__(self) -> None:
         if self.listen.is_unix:
             raise ValueError(f"listen must be host:port, got {self.listen}")
+        if (self.policy is None) != (self.journal is None):
+            raise ValueError("policy and journal must be set together, or neither")
         if self.engine == "simulated":
             return
         if self.model_path is None or not self.model_path.exists():

@@ -2,7 +2,10 @@
 
 import asyncio
 import os
+import random
 import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
 from datetime import UTC, datetime
 
 import structlog
@@ -19,10 +22,14 @@ from services.chassis.server import Server, grpc_server
 from services.runtime import engines
 from services.runtime.config import Config
 from services.runtime.core.engine import Engine, EngineFailed
+from services.runtime.core.journal import JournalUnwritable
 from services.runtime.inbound import chat, generation, state
 from services.runtime.inbound.refusals import ERRORS
 from services.runtime.inbound.serving import Serving
 from services.runtime.inbound.stalls import StallWatch
+from services.runtime.outbound.journal import FileJournal
+from services.runtime.outbound.journal_file import JournalFile, JournalUnusable
+from services.runtime.outbound.settling import Reporter
 
 _STOP_S = 0.5  # for what is left when every request has ended
 
@@ -39,7 +46,7 @@ def main() -> int:
     logs.configure("runtime")
     try:
         lifecycle.run(serve(config, engine))
-    except (*lifecycle.CANNOT_START, EngineFailed) as error:
+    except (*lifecycle.CANNOT_START, EngineFailed, JournalUnusable, JournalUnwritable) as error:
         print(error, file=sys.stderr)
         return 1
     return 0
@@ -47,12 +54,15 @@ def main() -> int:
 
 async def serve(config: Config, engine: Engine) -> None:
     """Until SIGTERM or SIGINT. Routers see LOADING until the engine answers."""
+    async with _journal(config) as journal:
+        await _serve(config, engine, journal)
+
+
+async def _serve(config: Config, engine: Engine, journal: FileJournal | None) -> None:
     tls = TlsFiles.in_folder(config.tls)
     otlp = config.otlp.text if config.otlp else None
     tracing = traces.start("runtime", otlp_address=otlp, tls=tls, sample_share=config.trace_share)
-    serving = Serving(
-        engine, endpoint=str(config.advertise or config.listen), pool=config.pool or ""
-    )
+    serving = Serving(engine, endpoint=_endpoint(config), pool=config.pool or "", journal=journal)
     states = state.StateServicer(serving)
     server = build_server(serving, states, tls)
     server.listen(config.listen, tls)
@@ -73,6 +83,46 @@ async def serve(config: Config, engine: Engine) -> None:
         await asyncio.to_thread(tracing.stop)
 
 
+@asynccontextmanager
+async def _journal(config: Config) -> AsyncIterator[FileJournal | None]:
+    """Told to policy all along, and at the end what there is to tell. None: there is no policy.
+
+    Raises JournalUnusable, JournalUnwritable.
+    """
+    if config.policy is None or config.journal is None:
+        yield None
+        return
+    file = JournalFile(config.journal)
+    most = config.journal_attempts
+    journal = FileJournal(file, now_unix_s=_now_unix_s, most_attempts=most)
+    tls = TlsFiles.in_folder(config.tls)
+    reporter = Reporter(journal, config.policy.text, tls, endpoint=_endpoint(config))
+    try:
+        async with asyncio.TaskGroup() as tasks:
+            running = [
+                tasks.create_task(reporter.run(random.Random())),  # noqa: S311 - jitter
+                tasks.create_task(journal.keep()),
+            ]
+            try:
+                yield journal
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(_STOP_S):
+                        await reporter.flushed()
+            finally:
+                for each in running:
+                    each.cancel()
+    finally:
+        file.close()
+
+
+def _endpoint(config: Config) -> str:
+    return str(config.advertise or config.listen)
+
+
+def _now_unix_s() -> float:
+    return datetime.now(UTC).timestamp()
+
+
 def build_server(serving: Serving, states: state.StateServicer, tls: TlsFiles) -> Server:
     server = grpc_server(
         errors=ERRORS,
@@ -83,7 +133,7 @@ def build_server(serving: Serving, states: state.StateServicer, tls: TlsFiles) -
     generating = generation.GenerationServicer(serving)  # type: ignore[abstract] # ListModels is the router's
     add_InferenceServiceServicer_to_server(generating, server.grpc)
     add_ChatServiceServicer_to_server(
-        chat.ChatServicer(serving, now_unix_s=lambda: datetime.now(UTC).timestamp()), server.grpc
+        chat.ChatServicer(serving, now_unix_s=_now_unix_s), server.grpc
     )
     add_RuntimeServiceServicer_to_server(states, server.grpc)
     return server

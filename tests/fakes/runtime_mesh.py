@@ -17,6 +17,7 @@ from evenflow.runtime.v1.runtime_service_pb2_grpc import RuntimeServiceStub
 from services.chassis.environ import address
 from services.chassis.identity import channel
 from services.runtime.core.engine import Engine
+from services.runtime.core.journal import Journal
 from services.runtime.inbound.serving import Serving
 from services.runtime.inbound.state import StateServicer
 from services.runtime.main import build_server
@@ -58,11 +59,16 @@ class Stubs:
 
 @asynccontextmanager
 async def running(
-    folder: Path, engine: Engine, *, ready: bool = True, identities: Identities | None = None
+    folder: Path,
+    engine: Engine,
+    *,
+    ready: bool = True,
+    identities: Identities | None = None,
+    journal: Journal | None = None,
 ) -> AsyncIterator[Runtime]:
     identities = identities or Identities(folder)
     tls = identities.service("runtime")
-    serving = Serving(engine, endpoint="127.0.0.1:9101")
+    serving = Serving(engine, endpoint="127.0.0.1:9101", journal=journal)
     states = StateServicer(serving)
     server = build_server(serving, states, tls)
     port = server.listen(address("127.0.0.1:0"), tls)

@@ -31,3 +31,8 @@ class SilentRuntime(pb_grpc.RuntimeServiceServicer):
         self, request: pb.DrainRequest, context: grpc.aio.ServicerContext
     ) -> pb.DrainResponse:
         return pb.DrainResponse()
+
+    async def CutAttempts(  # noqa: N802 - the name is the proto's
+        self, request: pb.CutAttemptsRequest, context: grpc.aio.ServicerContext
+    ) -> pb.CutAttemptsResponse:
+        return pb.CutAttemptsResponse()

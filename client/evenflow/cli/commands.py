@@ -5,7 +5,17 @@ from typing import Annotated
 
 import typer
 
-from evenflow.cli import audit_commands, budgets, certs, chat, explain, policy, status, tenants
+from evenflow.cli import (
+    audit_commands,
+    budgets,
+    certs,
+    chat,
+    explain,
+    policy,
+    salts,
+    status,
+    tenants,
+)
 from evenflow.cli.exits import exits_cleanly
 from evenflow.cli.where import Where
 from evenflow.home import WORKLOAD
@@ -18,6 +28,9 @@ app.add_typer(policy_app, name="policy", help="Who may do what: the policy's fil
 app.add_typer(audit_commands.app, name="audit", help="Who did what: the audit log.")
 budget_app = typer.Typer(no_args_is_help=True)
 app.add_typer(budget_app, name="budget", help="What tenants may spend, and have spent.")
+
+salts_app = typer.Typer(no_args_is_help=True)
+app.add_typer(salts_app, name="salts", help="What keeps tenants apart in every cache.")
 
 Home = Annotated[
     Path, typer.Option(envvar="EVENFLOW_HOME", help="What `make run` writes its certificates to.")
@@ -172,3 +185,10 @@ def revoke(
     """Have a certificate refused on every new connection, before its end."""
     with exits_cleanly():
         certs.revoke_certificate(certificate, home=home)
+
+
+@salts_app.command("rotate")
+def rotate_salts(*, home: Home = DEFAULT_HOME) -> None:
+    """Begin a new epoch of cache salts: routers forget every prefix and answer within 2 s."""
+    with exits_cleanly():
+        salts.rotate(home)

@@ -52,32 +52,37 @@ def _text(name: str, said: pb.CheckPolicyResponse) -> str:
     """A line for each problem, as compilers write them, so that editors find the place."""
     if not said.problems:
         state = "in force" if said.in_force else "not in force"
-        return f"{name}: good, {said.tenants} tenants, version {said.version[:12]} ({state})"
-    lines = [
-        f"{name}:{each.line}:{each.column}: {f'{each.field}: ' if each.field else ''}{each.message}"
-        for each in said.problems
-    ]
+        good = f"{name}: good, {said.tenants} tenants, version {said.version[:12]} ({state})"
+        return "\n".join((*(_line(name, each, "warning: ") for each in said.warnings), good))
+    lines = [_line(name, each) for each in said.problems]
     if said.more_problems:
         lines.append(f"{name}: and {said.more_problems} more")
     return "\n".join(lines)
+
+
+def _line(name: str, said: pb.PolicyProblem, kind: str = "") -> str:
+    field = f"{said.field}: " if said.field else ""
+    return f"{name}:{said.line}:{said.column}: {kind}{field}{said.message}"
 
 
 def _json(name: str, said: pb.CheckPolicyResponse) -> str:
     return json.dumps(
         {
             "file": name,
-            "problems": [
-                {
-                    "line": each.line,
-                    "column": each.column,
-                    "field": each.field,
-                    "message": each.message,
-                }
-                for each in said.problems
-            ],
+            "problems": [_facts(each) for each in said.problems],
+            "warnings": [_facts(each) for each in said.warnings],
             "more_problems": said.more_problems,
             "version": said.version,
             "tenants": said.tenants,
             "in_force": said.in_force,
         }
     )
+
+
+def _facts(said: pb.PolicyProblem) -> dict[str, str | int]:
+    return {
+        "line": said.line,
+        "column": said.column,
+        "field": said.field,
+        "message": said.message,
+    }

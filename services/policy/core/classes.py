@@ -1,13 +1,14 @@
 """Reads what each workload class gets: the file's `classes`, by name of the class."""
 
 from services.policy.core import fields
+from services.policy.core.boundaries import read_pool
 from services.policy.core.fields import Notes
 from services.policy.core.ladders import read_ladder
 from services.policy.core.nodes import Node
 from services.policy.core.tenants import ClassRules, WorkloadClass
 
 _NAMES = tuple(each.value for each in WorkloadClass)
-_OPTIONAL = ("ladder", "resume", "cache_ttl_s")
+_OPTIONAL = ("ladder", "resume", "cache_ttl_s", "pool")
 _LONGEST_TTL_S = 86_400.0
 
 
@@ -29,4 +30,5 @@ def _rules(workload_class: WorkloadClass, node: Node, notes: Notes) -> ClassRule
         ladder=read_ladder(found.get("ladder"), f"{at}.ladder", notes, of=workload_class),
         resume=fields.flag(found.get("resume"), f"{at}.resume", notes),
         cache_ttl_s=fields.seconds(ttl, place, notes, at_most=_LONGEST_TTL_S),
+        pool=read_pool(found.get("pool"), f"{at}.pool", notes),
     )

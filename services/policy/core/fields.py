@@ -26,9 +26,13 @@ class Notes:
 
     def __init__(self) -> None:
         self.problems: list[Problem] = []
+        self.warnings: list[Problem] = []  # what may not be meant, though it can be used
 
     def add(self, node: Node, field: str, message: str) -> None:
         self.problems.append(Problem(node.line, node.column, field, message))
+
+    def warn(self, node: Node, field: str, message: str) -> None:
+        self.warnings.append(Problem(node.line, node.column, field, message))
 
 
 def entries(

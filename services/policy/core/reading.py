@@ -4,6 +4,7 @@ import re
 
 from services.policy.core import fields
 from services.policy.core.audit_rules import read_keep_days
+from services.policy.core.boundaries import note_boundaries, read_pool
 from services.policy.core.budgets import read_budgets
 from services.policy.core.classes import read_classes
 from services.policy.core.fields import Notes
@@ -50,10 +51,11 @@ def read_policy(root: Node | None, trust_domain: str, *, version: str) -> Policy
     classes = read_classes(found.get("classes"), notes)
     keep_days = read_keep_days(found.get("audit"), notes)
     reading.ownership.note_overlaps(notes)
+    note_boundaries(nodes, tenants, classes, notes)
     if notes.problems:
         raise InvalidPolicy(notes.problems)
     known = [tenant for tenant in tenants if tenant is not None]
-    return Policy(version, known, classes, currency, prices, keep_days)
+    return Policy(version, known, classes, currency, prices, notes.warnings, keep_days)
 
 
 class _Reading:
@@ -94,7 +96,7 @@ class _Reading:
             weight=fields.whole(
                 found.get("weight"), f"{at}.weight", notes, between=(1, _HIGHEST_WEIGHT)
             ),
-            pool=self._pool(found.get("pool"), f"{at}.pool"),
+            pool=read_pool(found.get("pool"), f"{at}.pool", notes),
             budgets=budgets,
         )
 
@@ -186,10 +188,6 @@ class _Reading:
         if node is not None and not items and kind_of(node) == "a list":
             self.notes.add(node, at, "must name at least one")
         return tuple(found)
-
-    def _pool(self, node: Node | None, at: str) -> str:
-        name = fields.text(node, at, self.notes, pattern=_NAME, expected=_NAME_EXPECTED)
-        return name or ""
 
     def _limits(self, found: dict[str, Node], at: str) -> tuple[int, int]:
         node = found.get("max_output_tokens")

@@ -4,6 +4,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum
 
+from services.policy.core.nodes import Problem
+
 
 class WorkloadClass(Enum):
     INTERACTIVE = "interactive"
@@ -119,6 +121,7 @@ class ClassRules:
     ladder: tuple[Rung, ...] = ()  # what is made smaller or replaced, and when; in order
     resume: bool = False  # a stream that broke may be carried on
     cache_ttl_s: float = 0.0  # how long answers are kept; 0: not at all
+    pool: str = ""  # of tenants without one of their own; empty: the shared one
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,4 +133,5 @@ class Policy:
     classes: Sequence[ClassRules] = ()  # each at most once; the others have the defaults
     currency: str = ""  # of the prices, as ISO 4217 writes it; empty: there are none
     prices: Sequence[Price] = ()  # each model at most once
+    warnings: Sequence[Problem] = ()  # what may not be meant, in the order of the file
     audit_keep_days: int = 0  # how long the audit log keeps entries; 0: for ever

@@ -42,6 +42,7 @@ class PolicyServicer(pb_grpc.PolicyServiceServicer):
             version=policy.version,
             tenants=len(policy.tenants),
             in_force=policy.version == self._in_force(),
+            warnings=[_problem(each) for each in policy.warnings[:_MOST_PROBLEMS]],
         )
 
 

@@ -161,6 +161,7 @@ def _rules(rules: ClassRules) -> pb.ClassRules:
         ladder=[_rung(each) for each in rules.ladder],
         resume=rules.resume,
         cache_ttl=_duration(rules.cache_ttl_s),
+        pool=rules.pool,
     )
 
 

@@ -55,4 +55,12 @@ async def follow(
             _log.warning("policy.refused", problems=str(error), kept="the policy before")
         else:
             took(policy)
-            _log.info("policy.loaded", version=policy.version, tenants=len(policy.tenants))
+            say_loaded(policy)
+
+
+def say_loaded(policy: Policy) -> None:
+    _log.info("policy.loaded", version=policy.version, tenants=len(policy.tenants))
+    if policy.warnings:
+        _log.warning(
+            "policy.doubtful", warnings=len(policy.warnings), first=str(policy.warnings[0])
+        )

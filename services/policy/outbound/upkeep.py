@@ -11,7 +11,7 @@ from services.policy.core.ledger import Account
 from services.policy.outbound.database import DatabaseUnreachable
 
 RELEASE_EVERY_S = 5.0
-# After a start, or an outage of the database: routers that were merely cut off are back by then, and
+# After a start, or an outage of the database: routers that were merely cut off are back by then and
 # say so before what they hold is given to others.
 RECOVERED_S = 60.0
 _PRUNE_EVERY_S = 3_600.0

@@ -40,14 +40,14 @@ class Pool:
 
     picker: Picker
     now_s: float
-    salt: str  # of the caller's tenant; no two share one
+    salt: str  # of the request's boundary; no two tenants share one
     vacancies: Vacancies = Vacancies()
 
     def pick(self, demand: Demand, tenant: Tenant) -> Pick:
         looked_at = demand.prompt.start if self.picker.looks_at_prompts else b""
         wanted = Wanted(
             demand.model,
-            tenant.pool,
+            pool_of(demand, tenant),
             block_keys(looked_at, self.salt, demand.model),
             demand.prompt.tokens,
             output_tokens(demand, tenant),
@@ -55,9 +55,10 @@ class Pool:
         )
         return self.picker.pick(wanted, self.now_s)
 
-    def lacks(self, model: str, tenant: Tenant) -> bool:
-        """No runtime serves it, for sure: just started, or cut off from all, nobody knows."""
-        return self.picker.eligible(model, tenant.pool).unknown
+    def lacks(self, demand: Demand, tenant: Tenant) -> bool:
+        """No runtime serves its model, for sure: just started, or cut off from all, nobody
+        knows."""
+        return self.picker.eligible(demand.model, pool_of(demand, tenant)).unknown
 
 
 def never(
@@ -67,7 +68,7 @@ def never(
     deadline; None: it set none."""
     return (
         _late(remaining_s)
-        or _unknown_model(demand.model, tenant, pool)
+        or _unknown_model(demand, tenant, pool)
         or _not_allowed(demand, tenant, class_of(demand, tenant))
         or _too_much(demand, tenant)
     )
@@ -123,6 +124,11 @@ def class_of(demand: Demand, tenant: Tenant) -> WorkloadClass:
     return demand.workload_class or tenant.default_workload_class
 
 
+def pool_of(demand: Demand, tenant: Tenant) -> str:
+    """The one that it never leaves, whatever its ladder makes of it."""
+    return tenant.pool_for(class_of(demand, tenant))
+
+
 def output_tokens(demand: Demand, tenant: Tenant) -> int:
     """At most, as far as the router can know."""
     return demand.output.most(tenant.max_output_tokens) if demand.output else 0
@@ -134,10 +140,11 @@ def _late(remaining_s: float | None) -> Refused | None:
     return Refused(Reason.DEADLINE, "the deadline had passed when the request arrived")
 
 
-def _unknown_model(model: str, tenant: Tenant, pool: Pool) -> Refused | None:
-    if not pool.lacks(model, tenant):
+def _unknown_model(demand: Demand, tenant: Tenant, pool: Pool) -> Refused | None:
+    if not pool.lacks(demand, tenant):
         return None
-    return Refused(Reason.MODEL_NOT_FOUND, f"no runtime serves the model {_quoted(model)}", "model")
+    model = _quoted(demand.model)
+    return Refused(Reason.MODEL_NOT_FOUND, f"no runtime serves the model {model}", "model")
 
 
 def _not_allowed(demand: Demand, tenant: Tenant, workload_class: WorkloadClass) -> Refused | None:

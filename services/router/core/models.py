@@ -32,8 +32,9 @@ class Catalogue:
                 self._first_seen_unix_s.setdefault(each.model, now_unix_s)
 
     def served_to(self, tenant: Tenant, endpoints: Sequence[Endpoint]) -> Sequence[ServedModel]:
-        """By name; only what the tenant's own pool serves."""
-        ready = [each for each in endpoints if each.ready and each.pool == tenant.pool]
+        """By name; only what is served in the pools that its classes go to."""
+        pools = {tenant.pool_for(each) for each in tenant.workload_classes}
+        ready = [each for each in endpoints if each.ready and each.pool in pools]
         names = {each.model for endpoint in ready for each in endpoint.serving()}
         return [self._served(name, ready) for name in sorted(names) if tenant.may_use(name)]
 

@@ -21,6 +21,7 @@ DRY_S = 0.5  # how long policy's word that nothing is left is believed
 _FADES_IN_S = 5.0
 _KEPT_S = 3 * AHEAD_S  # of spending: more than that goes back
 _KEPT_SCARCE_S = 0.25  # the same while others look for it
+_TAKEN_WITHIN_S = 1.0  # by whom it was asked for: so long, what was granted stays
 
 
 @value
@@ -55,6 +56,7 @@ class _Slice:
     aside: int = 0
     per_s: float = 0.0  # set aside per second, lately
     at_s: float = 0.0
+    granted_at_s: float = -math.inf
     short: int = 0  # the most that a request lacked since policy was asked
     dry_until_s: float = 0.0
     scarce: bool = False
@@ -160,6 +162,7 @@ class Purse:
         """Policy's answer to what was wanted of it."""
         found = self._slices.setdefault(granted.account, _Slice(hard=True))
         found.there += granted.units
+        found.granted_at_s = now_s
         found.scarce, found.low = granted.scarce, granted.low
         if not granted.units:
             found.dry_until_s, found.short = now_s + DRY_S, 0
@@ -206,6 +209,8 @@ class Purse:
         for account in accounts:
             found = self._slices.get(account)
             if found is None or found.there <= 0:
+                continue
+            if now_s < found.granted_at_s + _TAKEN_WITHIN_S:
                 continue
             kept_s = _KEPT_SCARCE_S if found.scarce else _KEPT_S
             spare = found.there - max(int(_per_s(found, now_s) * kept_s), found.short)

@@ -1,9 +1,8 @@
 """Who may do what: one snapshot of the policy, indexed by identity. Who is not in it is denied."""
 
 import hashlib
-import hmac
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import TypeVar
 
@@ -40,8 +39,14 @@ class Tenant:
     max_context_tokens: int  # 0: the model's own limit
     max_output_tokens: int  # 0: the model's own limit
     weight: int = 1  # share of the mesh beside other tenants that wait
-    pool: str = ""  # only endpoints of this pool; empty: the shared one
+    pool: str = ""  # its own: only endpoints of this pool; empty: it has none
+    class_pools: Mapping[WorkloadClass, str] = field(default_factory=dict)  # where a class has one
     budgets: Sequence[Budget] = ()
+
+    def pool_for(self, workload_class: WorkloadClass) -> str:
+        """The boundary of its requests of a class: its own pool, else the class's, else the shared
+        one, which is empty. Nobody else decides it."""
+        return self.pool or self.class_pools.get(workload_class, "")
 
     def may_use(self, model: str) -> bool:
         return model in self.models or _ANY in self.models
@@ -137,26 +142,6 @@ class PolicyView:
         if now_s - self._heard_at_s > self._stale_after_s:
             return None
         return self._tenants
-
-
-class CacheSalts:
-    """What keeps tenants apart in a prefix cache: a keyed digest of the tenant's name.
-
-    The key is the mesh's own, so that nobody outside can compute another tenant's salt.
-    """
-
-    def __init__(self, secret: bytes) -> None:
-        if len(secret) < 16:
-            raise ValueError(f"the salt secret must have at least 16 bytes, got {len(secret)}")
-        self._secret = secret
-        self._known: dict[str, str] = {}  # as many as there are tenants
-
-    def of(self, tenant: Tenant) -> str:
-        salt = self._known.get(tenant.id)
-        if salt is None:
-            salt = hmac.new(self._secret, tenant.id.encode(), hashlib.sha256).hexdigest()
-            self._known[tenant.id] = salt
-        return salt
 
 
 def _claim(owners: dict[K, V], identity: K, owner: V) -> None:

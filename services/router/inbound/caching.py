@@ -13,7 +13,8 @@ from services.router.core.endpoints import Endpoint, Endpoints
 from services.router.core.replays import Replay, Replays
 from services.router.core.requests import Decision
 from services.router.core.response_cache import Answer, Expected, ResponseCache
-from services.router.core.tenants import CacheSalts, ClassRules, Tenant, Tenants
+from services.router.core.salts import CacheSalts, SaltSecret
+from services.router.core.tenants import Caller, ClassRules, Tenant, Tenants
 from services.router.core.value import value
 from services.router.core.verdicts import Hit
 from services.router.inbound.resources.names import CACHED_HEADER
@@ -27,7 +28,11 @@ class Repeating:
 
     method: str
     demand: Demand
-    tenant: Tenant
+    caller: Caller
+
+    @property
+    def tenant(self) -> Tenant:
+        return self.caller.tenant
 
     @property
     def workload_class(self) -> WorkloadClass:
@@ -71,7 +76,7 @@ class Caching:
             return NOT_ASKED
         if not _usable(repeatable, wanted.workload_class):
             return _BYPASSED
-        key = self._key(wanted.method, repeatable, wanted.tenant)
+        key = self._key(wanted, repeatable)
         answer = self.cache.find(wanted.tenant.id, key, ttl_s=ttl_s, now_s=now_s)
         if answer is None or not _served(answer, wanted.demand.model, endpoints.all()):
             return Consulted("miss", key, ttl_s)
@@ -113,14 +118,17 @@ class Caching:
             return self._default_ttl_s
         return rules.cache_ttl_s
 
-    def _key(self, method: str, repeatable: Repeatable, tenant: Tenant) -> str:
+    def _key(self, wanted: Repeating, repeatable: Repeatable) -> str:
         """Of all that determines the answer, save the model's version, which the answer tells.
 
-        Keyed by the tenant's salt, so that nobody outside can know it, and a new secret empties
+        Keyed by the request's salt, so that nobody outside can know it, and a new secret empties
         the cache.
         """
-        limits = f"{method}\n{tenant.max_context_tokens}\n{tenant.max_output_tokens}\n".encode()
-        salt = self._salts.of(tenant).encode()
+        tenant = wanted.tenant
+        limits = (
+            f"{wanted.method}\n{tenant.max_context_tokens}\n{tenant.max_output_tokens}\n".encode()
+        )
+        salt = self._salts.of(wanted.caller, wanted.workload_class).encode()
         return hmac.digest(salt, limits + repeatable.content(), "sha256").hex()
 
 
@@ -148,4 +156,4 @@ _BYPASSED = Consulted("bypass")
 
 
 def no_caching() -> Caching:
-    return Caching(CacheSalts(bytes(16)), most_bytes=0, default_ttl_s=0.0)
+    return Caching(CacheSalts(SaltSecret(bytes(16))), most_bytes=0, default_ttl_s=0.0)

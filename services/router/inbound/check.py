@@ -23,7 +23,6 @@ from services.router.core.outliers import most_ejected
 from services.router.core.picking import Filter, Picker
 from services.router.core.pressure import degrading
 from services.router.core.requests import Decision
-from services.router.core.saturation import Vacancies
 from services.router.core.spending import Lacking
 from services.router.core.tenants import Caller, Tenants
 from services.router.core.verdicts import Admitted, Hit, Reason, Refused
@@ -39,7 +38,6 @@ from services.router.inbound.orders import identity, orders, reservation, route
 from services.router.inbound.placing import Placing
 from services.router.inbound.sight import Asking, Known, Sight
 
-_NOT_LOOKED_AT = Vacancies()
 _COME_BACK_S = 1.0  # policy streams again within seconds of being back
 
 
@@ -105,7 +103,8 @@ class Check:
 
     def _decide(self, asking: Asking, demand: Demand) -> Judged:
         mesh, tenant = self._mesh, asking.tenant
-        pool, remaining_s = self._placing.pool(tenant, asking.now_s), asking.remaining_s
+        remaining_s = asking.remaining_s
+        pool = self._placing.pool(asking.caller, demand, asking.now_s)
         # Nothing of the body stays alive while it waits.
         kept = demand if demand.repeatable is None else replace(demand, repeatable=None)
         corrected = mesh.experience.estimates.corrected(kept)
@@ -129,7 +128,7 @@ class Check:
         return self._line_up(asking, judged, climb, sight)
 
     def _consulted(self, asking: Asking, demand: Demand) -> Consulted:
-        wanted = Repeating(asking.question.method, demand, asking.tenant)
+        wanted = Repeating(asking.question.method, demand, asking.caller)
         mesh = self._mesh
         return mesh.caching.consult(wanted, asking.known.tenants, mesh.endpoints, asking.now_s)
 
@@ -193,7 +192,8 @@ class Check:
         assert caller is not None, "nobody unknown waits"
         assert climb is not None, "what waits was looked at"
         assert waiting is not None, "what waits was looked at"
-        pool, remaining_s = self._placing.pool(caller.tenant, now_s), waiting.deadline_s - now_s
+        pool = self._placing.pool(caller, climb.demand, now_s)
+        remaining_s = waiting.deadline_s - now_s
         return never(climb.demand, caller.tenant, pool, remaining_s=remaining_s)
 
     def _refuse(self, request: Request, judged: Judged, refused: Refused, now_s: float) -> Answer:
@@ -242,7 +242,8 @@ class Check:
             mesh.line.flow.sent(judged.waiting, slot.address, now_s)
         assert judged.caller is not None, "nobody unknown is admitted"
         tenant = judged.caller.tenant
-        said = orders(decision, admitted, tenant, mesh.salts.of(tenant))
+        salt = mesh.salts.of(judged.caller, admitted.workload_class)
+        said = orders(decision, admitted, tenant, salt)
         consulted = judged.consulted
         if admitted.degraded.taken:  # another answer than it would have had
             consulted = replace(consulted, key="")

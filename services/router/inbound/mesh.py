@@ -11,8 +11,9 @@ from services.router.core.flow import FlowControl
 from services.router.core.hedging import Hedging
 from services.router.core.outliers import Outliers
 from services.router.core.requests import Decision, Requests
+from services.router.core.salts import CacheSalts
 from services.router.core.saturation import Saturation
-from services.router.core.tenants import CacheSalts, PolicyView
+from services.router.core.tenants import PolicyView
 from services.router.inbound.auditing import Auditing, no_auditing
 from services.router.inbound.budgeting import Budgeting, no_budgeting
 from services.router.inbound.caching import Caching, no_caching

@@ -34,8 +34,8 @@ def orders(
     yield "x-evenflow-cache-salt", salt
     yield "x-evenflow-max-context-tokens", str(tenant.max_context_tokens)
     yield "x-evenflow-max-output-tokens", str(tenant.max_output_tokens)
-    if tenant.pool:
-        yield "x-evenflow-pool", tenant.pool
+    if pool := tenant.pool_for(admitted.workload_class):
+        yield "x-evenflow-pool", pool
     if admitted.resumable:
         yield "x-evenflow-resumable", "1"
     if admitted.degraded.taken:

@@ -3,12 +3,13 @@
 from dataclasses import replace
 
 from services.router.core.admission import Pool, TimeLimits, class_of, place
+from services.router.core.demands import Demand
 from services.router.core.hedging import Hedgeable, HedgePlan, NotHedged
 from services.router.core.picking import Picker
 from services.router.core.resuming import carried_on, may_break
 from services.router.core.saturation import Vacancies
 from services.router.core.spending import Lacking
-from services.router.core.tenants import Tenant
+from services.router.core.tenants import Caller
 from services.router.core.verdicts import Admitted, Refused, Verdict
 from services.router.inbound.budgeting import Spending
 from services.router.inbound.judgements import Judged
@@ -35,8 +36,11 @@ class Placing:
                 self._pay(judged, request_id, Spending(known.caller, known.tenants, verdict), now_s)
         return judged.lacking
 
-    def pool(self, tenant: Tenant, now_s: float, vacancies: Vacancies = _NOT_LOOKED_AT) -> Pool:
-        return Pool(self._picker, now_s, self._mesh.salts.of(tenant), vacancies)
+    def pool(
+        self, caller: Caller, demand: Demand, now_s: float, vacancies: Vacancies = _NOT_LOOKED_AT
+    ) -> Pool:
+        salt = self._mesh.salts.of(caller, class_of(demand, caller.tenant))
+        return Pool(self._picker, now_s, salt, vacancies)
 
     def _placed(self, judged: Judged, known: Known, now_s: float) -> Verdict:
         waiting, climb, tenant = judged.waiting, judged.climb, known.caller.tenant
@@ -47,7 +51,7 @@ class Placing:
         placed = place(
             climb,
             tenant,
-            self.pool(tenant, now_s, self._mesh.line.flow.vacancies(waiting)),
+            self.pool(known.caller, climb.demand, now_s, self._mesh.line.flow.vacancies(waiting)),
             timeout_s=self._limits.of(workload_class, waiting.deadline_s - now_s),
             resumable=may_break(climb.demand, rules),
         )

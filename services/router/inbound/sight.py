@@ -2,7 +2,7 @@
 
 from itertools import islice
 
-from services.router.core.admission import TimeLimits, class_of, output_tokens
+from services.router.core.admission import TimeLimits, class_of, output_tokens, pool_of
 from services.router.core.bands import band_of
 from services.router.core.demands import Demand
 from services.router.core.lanes import Lane
@@ -51,7 +51,7 @@ class Sight:
 
     def outlook(self, demand: Demand) -> Outlook:
         mesh, asking = self._mesh, self._asking
-        eligible = self._picker.eligible(demand.model, asking.tenant.pool).addresses
+        eligible = self._picker.eligible(demand.model, pool_of(demand, asking.tenant)).addresses
         shut = mesh.circuits.open(asking.now_s)
         if shut:
             eligible = tuple(islice((each for each in eligible if each not in shut), 1))
@@ -81,7 +81,7 @@ class Sight:
         limit_s = self._limits.of(workload_class, self._asking.remaining_s)
         return Waiting(
             request_id=self._asking.question.request_id,
-            lane=Lane(demand.model, tenant.pool),
+            lane=Lane(demand.model, pool_of(demand, tenant)),
             tenant=tenant.id,
             weight=tenant.weight,
             band=band,

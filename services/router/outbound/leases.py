@@ -69,6 +69,25 @@ class GrpcLedger:
                 call.cancel()  # a no-op once the stream has ended
 
 
+class _Talk:
+    """One stream: gRPC may ask for more of it after it has ended, and must get nothing."""
+
+    def __init__(self) -> None:
+        self.is_over = False
+        self._answered = asyncio.Event()
+
+    def answered(self) -> None:
+        self._answered.set()
+
+    def end(self) -> None:
+        self.is_over = True
+        self._answered.set()
+
+    async def answer(self) -> None:
+        await self._answered.wait()
+        self._answered.clear()
+
+
 class LeaseFollower:
     """`clock` is the event loop's."""
 
@@ -80,7 +99,6 @@ class LeaseFollower:
         self._sequence = 0
         self._heard = 0  # the last settlement
         self._asked: pb.LeaseRequest | None = None  # and not answered yet
-        self._answered = asyncio.Event()
         self._ending = False
         self._ended = asyncio.Event()
         self._swept_at_s = 0.0
@@ -89,19 +107,22 @@ class LeaseFollower:
 
     async def follow(self, ledger: Ledger) -> None:
         """Until the stream ends or fails, or nothing was heard for SILENCE_S."""
+        talk = _Talk()
         try:
-            async with aclosing(ledger.lease(self._requests())) as answers:
+            async with aclosing(ledger.lease(self._requests(talk))) as answers:
                 while True:
                     async with asyncio.timeout(SILENCE_S):
                         response = await anext(answers, None)
                     if response is None:
                         return
-                    self._hear(response)
+                    self._hear(response, talk)
         except grpc.aio.AioRpcError as error:
             if error.code() is grpc.StatusCode.FAILED_PRECONDITION:
                 self._begin_anew()
             raise
         finally:
+            talk.end()
+            self._stirred.set()
             self._connected = False
             self._holder.lost()
 
@@ -123,42 +144,43 @@ class LeaseFollower:
         self._sequence = self._heard = 0
         self._asked = None
 
-    async def _requests(self) -> AsyncIterator[pb.LeaseRequest]:
-        self._answered.clear()
-        if self._asked is None:
-            self._asked = self._next(Batch())
-        self._asked.heard = self._heard
+    async def _requests(self, talk: _Talk) -> AsyncIterator[pb.LeaseRequest]:
+        asked = self._asked or self._next(Batch())
+        asked.heard = self._heard
         while True:
-            yield self._asked
-            await self._answered.wait()
-            self._answered.clear()
+            self._asked = asked
+            yield asked
+            await talk.answer()
             if self._ending:
-                self._asked = self._next(self._purse.all_idle())
-                yield self._asked
-                await self._answered.wait()
-                self._ended.set()
+                break
+            batch = await self._batch(talk)
+            if talk.is_over:
                 return
-            self._asked = self._next(await self._batch())
+            asked = self._next(batch)
+        self._asked = self._next(self._purse.all_idle())
+        yield self._asked
+        await talk.answer()
+        self._ended.set()
 
-    async def _batch(self) -> Batch:
-        """Something to say; nothing, where this router ends."""
-        while not self._ending:
+    async def _batch(self, talk: _Talk) -> Batch:
+        """Something to say; nothing, where this router or the stream ends."""
+        while not self._ending and not talk.is_over:
             if self._clock() >= self._swept_at_s + _SWEEP_EVERY_S:
                 self._swept_at_s = self._clock()
                 self._purse.sweep(self._clock())
             if batch := self._purse.batch(self._clock()):
                 return batch
-            await self._stir()
+            await self._stir(talk)
         return Batch()
 
-    async def _stir(self) -> None:
+    async def _stir(self, talk: _Talk) -> None:
         self._stirred.clear()
         try:
             async with asyncio.timeout(_SWEEP_EVERY_S):
                 await self._stirred.wait()
         except TimeoutError:
             return
-        if not self._ending:
+        if not self._ending and not talk.is_over:
             await asyncio.sleep(_GATHER_S)
 
     def _next(self, batch: Batch) -> pb.LeaseRequest:
@@ -171,7 +193,7 @@ class LeaseFollower:
             heard=self._heard,
         )
 
-    def _hear(self, response: pb.LeaseResponse) -> None:
+    def _hear(self, response: pb.LeaseResponse, talk: _Talk) -> None:
         if not self._connected:
             self._connected = True
             self._holder.reached()
@@ -186,7 +208,7 @@ class LeaseFollower:
         self._holder.granted(grants, self._clock())
         if is_answer:
             self._asked = None
-            self._answered.set()
+            talk.answered()
         self._stirred.set()
 
     def _settled(self, settlement: pb.Settlement) -> None:

@@ -98,9 +98,14 @@ def _word(response: pb.WatchTenantsResponse, *, again: bool) -> PolicyWord:
         for each in response.classes
         if each.workload_class in WORKLOAD_CLASSES
     }
+    pools = {
+        WORKLOAD_CLASSES[each.workload_class]: each.pool
+        for each in response.classes
+        if each.workload_class in WORKLOAD_CLASSES and each.pool
+    }
     return PolicyWord(
         response.version,
-        tuple(_tenant(each) for each in known),
+        tuple(_tenant(each, pools) for each in known),
         classes,
         prices(response.prices),
     )
@@ -111,7 +116,7 @@ def is_known(tenant: pb.Tenant) -> bool:
     return tenant.default_workload_class in WORKLOAD_CLASSES and are_known(tenant.budgets)
 
 
-def _tenant(tenant: pb.Tenant) -> Tenant:
+def _tenant(tenant: pb.Tenant, class_pools: Mapping[WorkloadClass, str]) -> Tenant:
     return Tenant(
         id=tenant.id,
         spiffe_ids=tuple(tenant.spiffe_ids),
@@ -125,6 +130,7 @@ def _tenant(tenant: pb.Tenant) -> Tenant:
         max_output_tokens=tenant.max_output_tokens,
         weight=max(1, tenant.weight),
         pool=tenant.pool,
+        class_pools=class_pools,
         budgets=budgets(tenant.id, tenant.budgets),
     )
 

@@ -7,11 +7,14 @@ import grpc
 
 from evenflow.openai.v1 import chat_service_pb2 as pb
 from evenflow.openai.v1.chat_service_pb2_grpc import ChatServiceServicer
+from services.chassis.revocation import CertificateRevoked
 from services.chassis.status import Status
 from services.runtime.core.engine import EngineFailed
+from services.runtime.core.reservations import ReservationSpent
 from services.runtime.inbound.chat_answers import Heading, completion
 from services.runtime.inbound.chat_events import Events, done
 from services.runtime.inbound.chat_requests import demand, field_names
+from services.runtime.inbound.cuts import KeyRevoked
 from services.runtime.inbound.owners import Owner
 from services.runtime.inbound.patience import EngineStalled
 from services.runtime.inbound.refusals import ERRORS, fields_named
@@ -22,9 +25,12 @@ SERVICE = "evenflow.openai.v1.ChatService"
 CALLERS = {f"/{SERVICE}/": frozenset({"gateway"})}
 
 # What may end a stream after its first token
-_BROKEN = {
+_BROKEN: dict[type[Exception], Status] = {
     EngineStalled: ERRORS[EngineStalled],
     EngineFailed: ERRORS[EngineFailed],
+    ReservationSpent: ERRORS[ReservationSpent],
+    KeyRevoked: ERRORS[KeyRevoked],
+    CertificateRevoked: ERRORS[CertificateRevoked],
     TimeoutError: Status(grpc.StatusCode.DEADLINE_EXCEEDED, "DEADLINE"),
 }
 

@@ -11,6 +11,8 @@ import grpc
 from services.runtime.core.degrading import AS_ASKED, Degradation, Orders
 from services.runtime.core.engine import InvalidInput
 from services.runtime.core.limits import TenantLimits
+from services.runtime.core.reservations import Reservation
+from services.runtime.inbound import reserved
 
 _PREFIX = "x-evenflow-"
 _ATTEMPT = "x-envoy-attempt-count"
@@ -31,6 +33,7 @@ class Owner:
     orders: Orders = AS_ASKED
     cache_key: str = ""  # under which a router wants to keep the answer; empty: none does
     resumable: bool = False  # its stream may be carried on should it break
+    reservation: Reservation | None = None  # None: no budget counts it
 
     @classmethod
     def of(cls, context: grpc.aio.ServicerContext) -> "Owner":
@@ -56,6 +59,7 @@ class Owner:
             orders=_orders(said) if "degradations" in said else AS_ASKED,
             cache_key=said.get("cache-key", ""),
             resumable=said.get("resumable") == "1",
+            reservation=reserved.reservation(said),
         )
 
 

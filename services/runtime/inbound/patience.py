@@ -7,6 +7,7 @@ from contextlib import asynccontextmanager
 
 from services.chassis.deadline import Deadline
 from services.runtime.core.engine import EngineFailed
+from services.runtime.inbound.cuts import Cut
 
 END_EARLY_S = 0.05  # before the caller's deadline: later, Envoy's timer resets the stream first
 
@@ -21,22 +22,28 @@ class Patience:
         self._waits: set[asyncio.Timeout] = set()
 
     @asynccontextmanager
-    async def until(self, deadline: Deadline) -> AsyncIterator[None]:
-        """Raises TimeoutError a little before the deadline, EngineStalled as soon as it is."""
+    async def until(self, deadline: Deadline, cut: Cut | None = None) -> AsyncIterator[None]:
+        """Raises TimeoutError a little before the deadline, EngineStalled as soon as it is, and
+        what `cut` raises as soon as it does."""
+        cut = cut or Cut()
+        cut.check()
         if self.stalled:
             raise EngineStalled(_WHY)
         at_s = None if math.isinf(deadline.at_s) else deadline.at_s - END_EARLY_S
         wait = asyncio.timeout_at(at_s)
         self._waits.add(wait)
+        cut.waits(wait)
         try:
             async with wait:
                 yield
         except TimeoutError:
+            cut.check()
             if self.stalled:
                 raise EngineStalled(_WHY) from None
             raise
         finally:
             self._waits.discard(wait)
+            cut.waits(None)
 
     def end(self) -> int:
         """Ends all waits, and those to come, until `begin`; returns how many there were."""

@@ -5,10 +5,18 @@ from contextlib import contextmanager
 
 import grpc
 
+from services.chassis.revocation import CertificateRevoked
 from services.chassis.status import ErrorTable, Status
 from services.runtime.core.engine import ContextTooLong, EngineFailed, InvalidInput
+from services.runtime.core.journal import JournalUnwritable, LedgerUnreachable
 from services.runtime.core.limits import ContextLimit, OutputLimit
+from services.runtime.core.reservations import (
+    AttemptNotCovered,
+    EstimateTooLow,
+    ReservationSpent,
+)
 from services.runtime.core.sampling import InvalidSampling
+from services.runtime.inbound.cuts import KeyRevoked
 from services.runtime.inbound.patience import EngineStalled
 
 
@@ -42,6 +50,13 @@ ERRORS: ErrorTable = {
     OutsideBoundary: Status(grpc.StatusCode.UNAVAILABLE, "NO_ENDPOINT"),
     EngineStalled: Status(grpc.StatusCode.UNAVAILABLE, "ENGINE_STALLED"),
     EngineFailed: Status(grpc.StatusCode.UNAVAILABLE, "ENGINE_FAILED"),
+    AttemptNotCovered: Status(grpc.StatusCode.RESOURCE_EXHAUSTED, "BUDGET_EXHAUSTED"),
+    ReservationSpent: Status(grpc.StatusCode.RESOURCE_EXHAUSTED, "BUDGET_EXHAUSTED"),
+    EstimateTooLow: Status(grpc.StatusCode.RESOURCE_EXHAUSTED, "BUDGET_ESTIMATE_LOW"),
+    JournalUnwritable: Status(grpc.StatusCode.UNAVAILABLE, "JOURNAL_UNWRITABLE"),
+    LedgerUnreachable: Status(grpc.StatusCode.UNAVAILABLE, "LEDGER_UNREACHABLE"),
+    KeyRevoked: Status(grpc.StatusCode.UNAUTHENTICATED, "KEY_REVOKED"),
+    CertificateRevoked: Status(grpc.StatusCode.UNAUTHENTICATED, "CERTIFICATE_REVOKED"),
 }
 
 

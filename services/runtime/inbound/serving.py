@@ -5,8 +5,9 @@ A servicer decodes its request into a Demand, encodes the steps that come out, a
 
 import asyncio
 import itertools
-from collections.abc import AsyncGenerator, Sequence
-from contextlib import aclosing
+from collections.abc import AsyncGenerator, Callable, Sequence
+from contextlib import AbstractAsyncContextManager, aclosing
+from functools import partial
 
 import grpc
 from opentelemetry import trace
@@ -14,25 +15,34 @@ from opentelemetry import trace
 from services.chassis.deadline import Deadline
 from services.runtime.core.demands import Chat, Demand, Prompt, Text, check_size
 from services.runtime.core.engine import Engine, FinishReason, InvalidInput, Job, Step
+from services.runtime.core.journal import Journal, NoJournal
 from services.runtime.core.limits import output_tokens
 from services.runtime.core.resuming import check_resumed
+from services.runtime.core.sampling import InvalidSampling
 from services.runtime.core.trimming import trimmed
 from services.runtime.inbound.answers import Answers
 from services.runtime.inbound.attempts import AttemptLog
+from services.runtime.inbound.cuts import Cut, Cuts
 from services.runtime.inbound.owners import Owner
 from services.runtime.inbound.patience import Patience
 from services.runtime.inbound.refusals import Draining, ModelNotFound, NotReady, OutsideBoundary
 from services.runtime.inbound.reports import Report
+from services.runtime.inbound.spending import Spending
 
 _tracer = trace.get_tracer("evenflow.runtime")
 _arms = itertools.count()
 
+Waiting = Callable[[], AbstractAsyncContextManager[None]]
+
 
 class Serving:
     """One engine, and whether it takes requests. `endpoint`: host:port to show to callers.
-    `pool`: whose tenants alone it serves; empty: those of no pool."""
+    `pool`: whose tenants alone it serves; empty: those of no pool. `journal`: where what budgets
+    count is written down."""
 
-    def __init__(self, engine: Engine, *, endpoint: str, pool: str = "") -> None:
+    def __init__(
+        self, engine: Engine, *, endpoint: str, pool: str = "", journal: Journal | None = None
+    ) -> None:
         self.engine = engine
         self.endpoint = endpoint
         self.pool = pool
@@ -41,6 +51,8 @@ class Serving:
         self.patience = Patience()
         self.attempts = AttemptLog(engine)
         self.answers = Answers()
+        self.cuts = Cuts()
+        self._journal = journal or NoJournal()
         self.without_progress_s = 0.0  # of the engine, while it has work
         self._active = 0
         self._idle = asyncio.Event()
@@ -79,41 +91,50 @@ class Serving:
         Raises what refusals.ERRORS lists, and TimeoutError shortly before the deadline.
         """
         report.operation = _operation(demand.prompt)
-        self.attempts.follow(report, context)
-        self._enter()
+        spending, cut = Spending(report), self._enter(report, context)
         try:
             self._check(report.owner.orders.model or demand.model)
-            deadline = Deadline.of(context)
-            async with self.patience.until(deadline):
+            spending.enter(self._journal, self.engine, context)
+            waiting = partial(self.patience.until, Deadline.of(context), cut)
+            async with waiting():
                 prompt = await self._prompt(demand.prompt, report)
-            report.asks(len(prompt), resumed_tokens=len(demand.resumed))
-            most = self._most(demand, report, prompt_tokens=len(prompt))
+            most = self._most(demand, report, prompt)
             if len(demand.resumed) == most:  # all was written, but nobody was told why it ended
                 report.add(_ALL_WRITTEN)
                 yield _ALL_WRITTEN
                 return
-            job = self._job(demand, report.owner, prompt, most)
-            async with aclosing(self._steps(job, deadline, report)) as steps:
+            job = spending.begin(self._job(demand, report.owner, prompt, most))
+            async with aclosing(self._steps(job, waiting, report, spending)) as steps:
                 async for step in steps:
                     yield step
+            spending.check()
+        except (InvalidInput, InvalidSampling):
+            spending.refused()
+            raise
         finally:
-            self._leave()
+            spending.end()
+            self._leave(report, cut)
             report.end(context)
 
     async def _steps(
-        self, job: Job, deadline: Deadline, report: Report
+        self, job: Job, waiting: Waiting, report: Report, spending: Spending
     ) -> AsyncGenerator[Step, None]:
         span = _tracer.start_span("evenflow.engine.generate")
         try:
             async with aclosing(self.engine.generate(job)) as steps:
                 while True:
-                    async with self.patience.until(deadline):
+                    async with waiting():
                         step = await anext(steps)
+                    is_last = step.finish_reason is not None
+                    if is_last:
+                        step = spending.last(step)
                     if not report.has_begun:
                         span.add_event("gen_ai.first_token")
                     report.add(step)
+                    if is_last:
+                        spending.end()
                     yield step
-                    if step.finish_reason is not None:
+                    if is_last:
                         return
         finally:
             span.end()
@@ -131,12 +152,13 @@ class Serving:
             resumable=is_resumable(demand, owner),
         )
 
-    def _most(self, demand: Demand, report: Report, *, prompt_tokens: int) -> int:
+    def _most(self, demand: Demand, report: Report, prompt: Sequence[int]) -> int:
         """Tokens that the whole answer may have."""
+        report.asks(len(prompt), resumed_tokens=len(demand.resumed))
         orders, asked = report.owner.orders, demand.max_output_tokens
         allowed = output_tokens(
             orders.output(asked),
-            prompt_tokens=prompt_tokens,
+            prompt_tokens=len(prompt),
             max_context_tokens=self.engine.max_context_tokens,
             tenant=report.owner.limits,
         )
@@ -174,11 +196,14 @@ class Serving:
             return await self.engine.encode_text(prompt.text)
         return prompt.ids
 
-    def _enter(self) -> None:
+    def _enter(self, report: Report, context: grpc.aio.ServicerContext) -> Cut:
+        self.attempts.follow(report, context)
         self._active += 1
         self._idle.clear()
+        return self.cuts.enter(report.owner.request_id)
 
-    def _leave(self) -> None:
+    def _leave(self, report: Report, cut: Cut) -> None:
+        self.cuts.leave(report.owner.request_id, cut)
         self._active -= 1
         if self._active == 0:
             self._idle.set()

@@ -2,17 +2,20 @@
 
 import asyncio
 import uuid
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import aclosing
 
 import grpc
+import structlog
 from google.protobuf.duration_pb2 import Duration
 
 from evenflow.runtime.v1 import runtime_service_pb2 as pb
 from evenflow.runtime.v1.runtime_service_pb2_grpc import RuntimeServiceServicer
 from services.chassis.deadline import Deadline
+from services.chassis.revocation import CertificateRevoked
 from services.runtime.core.engine import InvalidInput
 from services.runtime.core.pace import Counts, Pace
+from services.runtime.inbound.cuts import KeyRevoked, Revoked
 from services.runtime.inbound.serving import Serving
 
 SERVICE = "evenflow.runtime.v1.RuntimeService"
@@ -21,12 +24,18 @@ CALLERS = {
     f"/{SERVICE}/WatchAttempts": frozenset({"router"}),
     f"/{SERVICE}/WatchAnswers": frozenset({"router"}),
     f"/{SERVICE}/Drain": frozenset({"router", "operator"}),
+    f"/{SERVICE}/CutAttempts": frozenset({"router"}),
 }
 
 _LOOK_EVERY_S = 0.02  # no change is told more often
 _SAY_EVERY_S = 0.2  # silence means a fault; routers wait for four of these
 _LOOKS_PER_SAY = round(_SAY_EVERY_S / _LOOK_EVERY_S)
 _LOOKS_PER_COUNT = 5
+_REVOKED: Mapping[pb.CutReason.ValueType, Revoked] = {
+    pb.CUT_REASON_API_KEY_REVOKED: KeyRevoked,
+    pb.CUT_REASON_CERTIFICATE_REVOKED: CertificateRevoked,
+}
+_log = structlog.get_logger(__name__)
 
 
 class StateServicer(RuntimeServiceServicer):
@@ -78,6 +87,17 @@ class StateServicer(RuntimeServiceServicer):
         except TimeoutError:
             pass  # the answer says how many still run
         return pb.DrainResponse(still_running=self._serving.active)
+
+    async def CutAttempts(  # noqa: N802 - the name is the proto's
+        self, request: pb.CutAttemptsRequest, context: grpc.aio.ServicerContext
+    ) -> pb.CutAttemptsResponse:
+        why = _REVOKED.get(request.reason)
+        if why is None:
+            raise InvalidInput("reason", f"must be one of the reasons, got {request.reason}")
+        cut = self._serving.cuts.cut(request.request_ids, why)
+        if cut:
+            _log.info("attempts.cut", cut=cut, why=pb.CutReason.Name(request.reason))
+        return pb.CutAttemptsResponse(cut=cut)
 
     def state(self) -> pb.WatchStateResponse:
         serving = self._serving

@@ -43,6 +43,20 @@ def test_the_one_in_force_is_said_to_be(tmp_path: Path) -> None:
     assert "(in force)" in check(said, tmp_path, file_of(tmp_path)).stdout
 
 
+def test_warnings_are_printed_and_refuse_nothing(tmp_path: Path) -> None:
+    file = file_of(tmp_path)
+    doubtful = pb.PolicyProblem(line=2, column=5, field="tenants[0]", message="has no pool")
+    said = pb.CheckPolicyResponse(version="ab" * 32, tenants=2, warnings=[doubtful])
+
+    result = check(said, tmp_path, file)
+
+    assert result.exit_code == 0
+    assert result.stdout.splitlines() == [
+        f"{file}:2:5: warning: tenants[0]: has no pool",
+        f"{file}: good, 2 tenants, version abababababab (not in force)",
+    ]
+
+
 def test_problems_are_printed_where_editors_look_for_them(tmp_path: Path) -> None:
     file, whole = file_of(tmp_path), pb.PolicyProblem(line=1, column=1, message="not UTF-8")
     said = pb.CheckPolicyResponse(problems=[PROBLEM, whole], more_problems=7)
@@ -72,6 +86,7 @@ def test_scripts_get_json(tmp_path: Path) -> None:
         "version": "",
         "tenants": 0,
         "in_force": False,
+        "warnings": [],
     }
 
 

@@ -31,7 +31,7 @@ ALLOWED = {
         "services/policy/main.py",
         "time.time",
     ): "windows of budgets, the ledger's ages",
-    ("services/runtime/main.py", "datetime.now"): "`created` of an OpenAI answer",
+    ("services/runtime/main.py", "datetime.now"): "`created` of an answer, ends of attempts",
     ("services/router/parts.py", "datetime.now"): "`created` of a model",
     ("client/evenflow/certificates.py", "datetime.now"): "a certificate's validity is wall time",
     ("client/evenflow/revocations.py", "datetime.now"): "likewise",

@@ -10,7 +10,8 @@ from evenflow.openai.v1 import chat_service_pb2 as openai_pb
 from services.router.core.demands import WorkloadClass
 from services.router.core.endings import Usage
 from services.router.core.response_cache import Answer
-from services.router.core.tenants import CacheSalts, ClassRules, Tenant, Tenants
+from services.router.core.salts import CacheSalts, SaltSecret
+from services.router.core.tenants import ClassRules, Tenant, Tenants
 from services.router.inbound.answers import Answer as Answered
 from services.router.inbound.asked import Question
 from services.router.inbound.caching import Caching
@@ -29,7 +30,7 @@ from tests.unit.router.values import (
     tenant,
 )
 
-SALTS = CacheSalts(b"0123456789abcdef")
+SALTS = CacheSalts(SaltSecret(b"0123456789abcdef"))
 TTL_S = 600.0
 STREAM = "/evenflow.openai.v1.ChatService/StreamChatCompletion"
 CREATE = "/evenflow.openai.v1.ChatService/CreateChatCompletion"
@@ -41,13 +42,15 @@ ALL = frozenset(WorkloadClass)
 class Router:
     """Checks, and takes what runtimes hand over."""
 
-    def __init__(self, *tenants: Tenant, most_bytes: int = 1 << 20) -> None:
+    def __init__(
+        self, *tenants: Tenant, most_bytes: int = 1 << 20, salts: CacheSalts = SALTS
+    ) -> None:
         rules = {WorkloadClass.BATCH: ClassRules(cache_ttl_s=TTL_S)}
         # A policy is not to be had that says so; the cache does not rely on it.
         rules[WorkloadClass.HIGH_RISK] = ClassRules(cache_ttl_s=TTL_S)
         of = mesh()
         known = tenants or (tenant(workload_classes=ALL),)
-        self.caching = Caching(SALTS, most_bytes=most_bytes, default_ttl_s=300.0)
+        self.caching = Caching(salts, most_bytes=most_bytes, default_ttl_s=300.0)
         of.policy.replaced(Tenants("v2", known, rules), 0.0)
         self.mesh: Mesh = replace(of, caching=self.caching)
         self.now_s = 10.0
@@ -286,3 +289,14 @@ def test_without_room_or_when_it_ends_nothing_is_asked_of_the_cache() -> None:
     ending.caching.stop()
     assert not ending.is_hit(asking())
     assert ending.key(asking()) is None
+
+
+def test_a_new_secret_of_the_salts_empties_the_cache() -> None:
+    salts = CacheSalts(SaltSecret(b"0123456789abcdef"))
+    router = Router(salts=salts)
+    router.answers(router.key(asking()))
+    assert router.is_hit(asking())
+
+    salts.replaced(SaltSecret(b"fedcba9876543210", epoch=1))
+
+    assert not router.is_hit(asking())

@@ -159,16 +159,18 @@ def test_where_others_look_for_it_it_goes_back_at_once() -> None:
     here = purse()
     here.granted(Granted(MONTH, 1000, scarce=True), now_s=0.0)
 
-    assert here.batch(0.0).returns == (Want(MONTH, 1000),)
+    for_whom_it_was_granted = here.batch(0.5).returns
+    here.sweep(1.0)
+
+    assert (for_whom_it_was_granted, here.batch(1.0).returns) == ((), (Want(MONTH, 1000),))
 
 
 def test_nothing_is_remembered_of_accounts_that_nobody_uses() -> None:
     here = purse(month=100)
-    here.batch(0.0)
-    here.sweep(0.0)
-    here.batch(0.0)
-
     here.sweep(60.0)
+    here.batch(60.0)
+
+    here.sweep(120.0)
 
     assert list(here.accounts()) == []
 

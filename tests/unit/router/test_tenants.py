@@ -6,7 +6,6 @@ from hypothesis import strategies as st
 
 from services.router.core.tenants import (
     ApiKey,
-    CacheSalts,
     InvalidSnapshot,
     PolicyView,
     Tenants,
@@ -97,15 +96,3 @@ def test_a_sign_of_life_keeps_a_snapshot() -> None:
     view.confirmed(now_s=200.0)
 
     assert view.current(500.0) is BOTH
-
-
-def test_a_salt_is_the_tenants_own_and_the_secrets() -> None:
-    salts, others = CacheSalts(b"0123456789abcdef"), CacheSalts(b"fedcba9876543210")
-
-    assert salts.of(tenant()) == salts.of(tenant(models=frozenset()))
-    assert len({salts.of(tenant()), salts.of(GLOBEX), others.of(tenant())}) == 3
-
-
-def test_a_short_secret_is_refused() -> None:
-    with pytest.raises(ValueError, match="at least 16 bytes"):
-        CacheSalts(b"short")

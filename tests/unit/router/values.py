@@ -19,9 +19,9 @@ from services.router.core.ladder import Climb
 from services.router.core.lanes import Lane
 from services.router.core.picking import Filter, Picker
 from services.router.core.requests import Decision, Requests
+from services.router.core.salts import CacheSalts, SaltSecret
 from services.router.core.tenants import (
     ApiKey,
-    CacheSalts,
     ClassRules,
     PolicyView,
     Tenant,
@@ -136,7 +136,9 @@ def mesh(
 ) -> Mesh:
     view = PolicyView(stale_after_s=300.0)
     view.replaced(Tenants("v1", tenants or (tenant(),), classes), now_s)
-    return Mesh(view, endpoints(A, B), Requests(), CacheSalts(b"0123456789abcdef"), Circuits())
+    return Mesh(
+        view, endpoints(A, B), Requests(), CacheSalts(SaltSecret(b"0123456789abcdef")), Circuits()
+    )
 
 
 def headers_of(answer: Answer | Held) -> Mapping[str, str]:

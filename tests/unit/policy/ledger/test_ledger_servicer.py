@@ -271,7 +271,7 @@ def test_a_senseless_request_is_named(
 
 async def ending_of(call: Any) -> tuple[grpc.StatusCode, str]:
     async with asyncio.timeout(READ_S):
-        return await call.code(), await call.details()
+        return await call.code(), str(await call.details())
 
 
 def test_a_router_that_the_books_do_not_know_starts_anew(tmp_path: Path) -> None:
