@@ -12,13 +12,18 @@ from collections.abc import Mapping
 
 from benchmarks.cases import Case, engine
 from benchmarks.crowd import measured
+from benchmarks.limited import limits_us
 from benchmarks.mesh import Mesh, running
 from benchmarks.overhead import Arm, Measured, load, measure
 from benchmarks.results import Goal, line
 from benchmarks.watching import change_policy
 from evenflow.home import service_name
 
-GOALS = (Goal("decide_us", 300.0), Goal("router_us_per_request", 500.0))
+GOALS = (
+    Goal("decide_us", 300.0),
+    Goal("limits_us", 10.0),
+    Goal("router_us_per_request", 500.0),
+)
 ENDPOINTS = (10, 100, 1000)
 TENANTS_OF_EACH = 10  # endpoints; so 10,000 tenants wait at 1,000 of them
 FEW = 10
@@ -60,6 +65,8 @@ def main(arguments: list[str]) -> int:
     figures["decide_us"] = figures[f"decide_us_at_{ENDPOINTS[-1]}"]
     if not asked.in_memory:
         _add_end_to_end(asked.repeats, figures, baseline)
+    figures["limits_us"] = limits_us(asked.rounds)
+    print(f"all of a tenant's limits: {figures['limits_us']:.1f} us more for each of its requests")
     goals = [goal for goal in GOALS if goal.figure in figures]
     for goal in goals:
         print(goal.said(figures[goal.figure]))

@@ -13,6 +13,7 @@ from services.chassis.identity import TlsFiles
 from services.chassis.streams import keep_open
 from services.router.config import Config
 from services.router.core.exchange import Change
+from services.router.core.limit_words import LimitPeer
 from services.router.inbound.mesh import Mesh
 from services.router.outbound import answers, salt_file
 from services.router.outbound.answers import GrpcAnswers
@@ -85,9 +86,12 @@ def _of_runtimes(config: Config, parts: Parts, tls: TlsFiles, keep: _Keep) -> Fo
 def _of_peers(config: Config, parts: Parts, tls: TlsFiles, keep: _Keep) -> Followers:
     peers: list[PeerFollower] = []
     for each in config.peers:
-        peers.append(PeerFollower(parts.instance_id, partial(_elsewhere, parts.mesh, peers)))
+        changed, limits = partial(_elsewhere, parts.mesh, peers), LimitPeer(parts.mesh.limiting)
+        peers.append(PeerFollower(parts.instance_id, changed, limits))
         once = partial(peers[-1].follow, GrpcRouter(each.text, tls))
         yield keep(once, what=f"peer {each}")
+    if peers:
+        yield _sweep_peers(peers)
 
 
 def _of_telemetry(address: Address, parts: Parts, tls: TlsFiles, keep: _Keep) -> Followers:
@@ -125,3 +129,12 @@ async def _sweep(mesh: Mesh, clock: Callable[[], float]) -> None:
         expired = mesh.requests.expire(clock())
         if expired:
             _log.warning("requests.end_unknown", requests=len(expired))
+
+
+async def _sweep_peers(peers: Sequence[PeerFollower]) -> None:
+    """What was under way at one that is away for long counts no more."""
+    clock = asyncio.get_running_loop().time
+    while True:
+        await asyncio.sleep(_SWEEP_EVERY_S)
+        for each in peers:
+            each.limits.sweep(clock())

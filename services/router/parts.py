@@ -20,6 +20,7 @@ from services.router.core.endings import Ended
 from services.router.core.endpoints import Endpoints
 from services.router.core.flow import FlowControl
 from services.router.core.hedging import Hedging
+from services.router.core.limits import Limiting
 from services.router.core.models import Catalogue
 from services.router.core.outliers import Outliers
 from services.router.core.queue_limits import QueueLimits
@@ -85,6 +86,7 @@ def made(config: Config, salts: CacheSalts, spool: Spool, now_unix_ns: Callable[
     flow = FlowControl(saturation, _queue_limits(config), lets_all_go=not config.flow_control)
     requests = Requests(weights=Weights().scaled(config.load_weight, cached=config.prefix_weight))
     records = RecordBuffer(capacity=config.record_buffer)
+    limiting = Limiting()
     budgeting = Budgeting(instance_id, _unix_s)
     return Parts(
         mesh=Mesh(
@@ -105,13 +107,14 @@ def made(config: Config, salts: CacheSalts, spool: Spool, now_unix_ns: Callable[
                 stale_after_s=config.audit_stale_s,
             ),
             budgeting=budgeting,
+            limiting=limiting,
         ),
         catalogue=Catalogue(),
         discovery=discovery,
         publisher=publisher,
         records=records,
         attempts=AttemptFollower(requests, records.add_attempt if config.telemetry else None),
-        told=PeerServicer(instance_id, flow.queues),
+        told=PeerServicer(instance_id, flow.queues, limiting),
         leases=LeaseFollower(budgeting, asyncio.get_running_loop().time),
         instance_id=instance_id,
         spool=spool,

@@ -20,6 +20,8 @@ from services.router.core.bands import Band
 from services.router.core.exchange import Account, Change, PeerWord, Queues
 from services.router.core.fairness import Turns
 from services.router.core.lanes import Lane
+from services.router.core.limit_words import LimitPeer, Minute, Told
+from services.router.core.limits import Limiting, Taken
 from services.router.inbound import peers
 from services.router.outbound.peers import GrpcRouter, OtherRouter, PeerFollower
 from tests.fakes.other_router import FakeRouter
@@ -30,6 +32,8 @@ from tests.unit.router.values import SMALL
 PATIENCE_S = 10.0
 ACME = Account(SMALL, Band.INTERACTIVE, "acme", 10.0, waits=True)
 GLOBEX = Account(Lane("small", "vault"), Band.BATCH, "globex", 5.0, waits=False)
+TOOK = Told("acme", Lane("small", "vault"), Taken(requests=3, tokens=900, running=1, blocks=20))
+MINUTE = Minute("acme", (1, 0, 0, 0, 0, 2), (300, 0, 0, 0, 0, 600))
 
 
 class Servicer(pb_grpc.PeerServiceServicer):
@@ -42,7 +46,7 @@ class Servicer(pb_grpc.PeerServiceServicer):
         self, request: pb.WatchServedRequest, context: grpc.aio.ServicerContext
     ) -> AsyncIterator[pb.WatchServedResponse]:
         async for word in self._router.words():
-            yield peers.encoded(word.instance_id, word.accounts)
+            yield peers.encoded(word)
 
 
 class Connect(Protocol):
@@ -72,14 +76,15 @@ def followed(connect: Connect, *words: PeerWord, own_id: str = "ours") -> list[l
         router = FakeRouter(*words)
         router.stop()
         async with connect(router) as connected, asyncio.timeout(PATIENCE_S):
-            await PeerFollower(own_id, passed_on.append).follow(connected)
+            follower = PeerFollower(own_id, passed_on.append, LimitPeer(Limiting()))
+            await follower.follow(connected)
 
     asyncio.run(scenario())
     return passed_on
 
 
 def test_words_arrive_as_they_were_sent(connect: Connect) -> None:
-    sent = (PeerWord("first", (ACME, GLOBEX)), PeerWord("first", ()))
+    sent = (PeerWord("first", (ACME, GLOBEX), (TOOK,), (MINUTE,)), PeerWord("first", ()))
 
     async def scenario() -> None:
         router = FakeRouter(*sent)
@@ -106,7 +111,7 @@ def test_a_router_among_its_own_peers_does_not_hear_itself(connect: Connect) -> 
 
 def test_a_router_that_is_not_there_is_lost(identities: Identities) -> None:
     async def scenario() -> None:
-        follower = PeerFollower("ours", lambda _: None)
+        follower = PeerFollower("ours", lambda _: None, LimitPeer(Limiting()))
         with pytest.raises(grpc.aio.AioRpcError):
             await follower.follow(GrpcRouter("127.0.0.1:1", identities.service("router")))
         assert not follower.is_heard
@@ -117,7 +122,7 @@ def test_a_router_that_is_not_there_is_lost(identities: Identities) -> None:
 def test_a_router_that_falls_silent_is_lost(connect: Connect) -> None:
     async def scenario() -> None:
         router = FakeRouter(PeerWord("first", (ACME,)))
-        follower = PeerFollower("ours", lambda _: None)
+        follower = PeerFollower("ours", lambda _: None, LimitPeer(Limiting()))
         async with connect(router) as connected, asyncio.timeout(PATIENCE_S):
             with pytest.raises(TimeoutError):
                 await follower.follow(connected)
@@ -129,7 +134,7 @@ def test_a_router_that_falls_silent_is_lost(connect: Connect) -> None:
 @asynccontextmanager
 async def telling(tls: TlsFiles, queues: Queues) -> AsyncIterator[tuple[str, peers.PeerServicer]]:
     """The router's own servicer, behind its own server."""
-    servicer = peers.PeerServicer("first", queues)
+    servicer = peers.PeerServicer("first", queues, Limiting())
     server = grpc_server(errors={}, callers=peers.CALLERS, tls=tls, services=[peers.SERVICE])
     pb_grpc.add_PeerServiceServicer_to_server(servicer, server.grpc)
     port = server.listen(Address("127.0.0.1:0"), tls)

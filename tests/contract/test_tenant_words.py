@@ -22,7 +22,7 @@ from services.router.core.rungs import (
     SmallerOutput,
     Trigger,
 )
-from services.router.core.tenants import ClassRules, PolicyView, Tenant
+from services.router.core.tenants import NO_LIMITS, ClassRules, Limits, PolicyView, Tenant
 from services.router.outbound.ladders import ladder
 from services.router.outbound.policy import GrpcPolicy, Policy, PolicyFollower, PolicyWord
 from tests.fakes.tenant_words import FakePolicy
@@ -71,6 +71,12 @@ def _encoded(each: Tenant) -> pb.Tenant:
         max_output_tokens=each.max_output_tokens,
         weight=each.weight,
         pool=each.pool,
+        limits=pb.TenantLimits(
+            requests_per_minute=each.limits.requests_per_minute,
+            tokens_per_minute=each.limits.tokens_per_minute,
+            concurrent_requests=each.limits.concurrent_requests,
+            kv_share=each.limits.kv_share,
+        ),
     )
 
 
@@ -136,6 +142,22 @@ def test_a_snapshot_arrives_as_it_was_sent(connect: Connect) -> None:
     tenants = view.current(0.0)
     assert tenants is not None
     assert (tenants.version, tenants.by_id("acme")) == ("v1", tenant())
+
+
+def test_limits_arrive_as_they_were_sent_and_none_at_all_costs_nothing_to_ask(
+    connect: Connect,
+) -> None:
+    limits = Limits(
+        requests_per_minute=60, tokens_per_minute=10**12, concurrent_requests=8, kv_share=0.25
+    )
+    free = tenant(id="globex", spiffe_ids=(), api_keys=())
+    view = followed(connect, [PolicyWord("v1", (tenant(limits=limits), free))])
+
+    tenants = view.current(0.0)
+    assert tenants is not None
+    assert tenants.by_id("acme") == tenant(limits=limits)
+    assert tenants.by_id("globex") == free
+    assert getattr(tenants.by_id("globex"), "limits", None) is NO_LIMITS
 
 
 def test_what_classes_get_arrives_as_it_was_sent(connect: Connect) -> None:

@@ -23,6 +23,7 @@ FIELDS = st.sampled_from(
     [
         *("tenants", "id", "spiffe_ids", "api_keys", "models", "workload_classes"),
         *("classes", "interactive", "high_risk", "resume", "cache_ttl_s", "weight", "pool"),
+        *("limits", "requests_per_minute", "tokens_per_minute", "kv_share"),
         *("ladder", "when", "rung", "model", "max_prompt_tokens"),
         *("default_workload_class", "max_context_tokens", "max_output_tokens", "hash", "workload"),
     ]

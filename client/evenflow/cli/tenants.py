@@ -16,6 +16,7 @@ from evenflow.policy.v1 import tenant_service_pb2 as pb
 from evenflow.policy.v1.tenant_service_pb2_grpc import TenantServiceStub
 
 CALL_S = 20.0
+_COUNTS = ("requests_per_minute", "tokens_per_minute", "concurrent_requests")
 
 
 def tenants(channel: grpc.Channel, *, as_json: bool) -> None:
@@ -25,6 +26,9 @@ def tenants(channel: grpc.Channel, *, as_json: bool) -> None:
         return
     console = Console(highlight=False, markup=False)
     console.print(tenants_table(said.tenants))
+    limited = [each for each in said.tenants if each.HasField("limits")]
+    if limited:
+        console.print(limits_table(limited))
     console.print(f"policy version {said.version}")
 
 
@@ -40,6 +44,16 @@ def tenants_table(known: Iterable[pb.Tenant]) -> Table:
             str(each["weight"]),
             each["pool"] or "-",
         )
+    return shown
+
+
+def limits_table(known: Iterable[pb.Tenant]) -> Table:
+    shown = table("tenant", "requests/min", "tokens/min", "at once", "KV share")
+    for each in _facts(known):
+        limits = each["limits"]
+        counts = (limits[name] for name in _COUNTS)
+        share = f"{limits['kv_share']:.3g}" if limits["kv_share"] else "-"
+        shown.add_row(each["id"], *(str(count or "-") for count in counts), share)
     return shown
 
 
@@ -69,6 +83,10 @@ def _facts(known: Iterable[pb.Tenant]) -> Iterable[dict[str, Any]]:
             "max_output_tokens": each.max_output_tokens,
             "weight": each.weight or 1,
             "pool": each.pool,
+            "limits": {
+                **{name: getattr(each.limits, name) for name in _COUNTS},
+                "kv_share": each.limits.kv_share,
+            },
         }
 
 

@@ -114,6 +114,19 @@ def seconds(node: Node | None, at: str, notes: Notes, *, at_most: float) -> floa
     return float(node.text)
 
 
+def share(node: Node | None, at: str, notes: Notes) -> float:
+    """A part of a whole, 0 when there is none."""
+    if node is None:
+        return 0.0
+    if not isinstance(node, Scalar) or node.quoted or not _DECIMAL.fullmatch(node.text):
+        notes.add(node, at, f"must be a number from 0 to 1, got {kind_of(node)}")
+        return 0.0
+    if not 0 <= float(node.text) <= 1:
+        notes.add(node, at, f"must be from 0 to 1, got {node.text}")
+        return 0.0
+    return float(node.text)
+
+
 def flag(node: Node | None, at: str, notes: Notes) -> bool:
     """False when there is none."""
     if node is None:

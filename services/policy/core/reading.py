@@ -8,6 +8,7 @@ from services.policy.core.boundaries import note_boundaries, read_pool
 from services.policy.core.budgets import read_budgets
 from services.policy.core.classes import read_classes
 from services.policy.core.fields import Notes
+from services.policy.core.limits import read_limits
 from services.policy.core.nodes import InvalidPolicy, Node, Problem, kind_of
 from services.policy.core.ownership import Ownership
 from services.policy.core.prices import read_prices
@@ -16,7 +17,7 @@ from services.policy.core.tenants import ApiKey, Policy, Tenant, WorkloadClass
 _REQUIRED = ("id", "models", "workload_classes", "default_workload_class")
 _OPTIONAL = (
     *("spiffe_ids", "api_keys", "max_context_tokens", "max_output_tokens"),
-    *("weight", "pool", "budgets"),
+    *("weight", "pool", "limits", "budgets"),
 )
 _HIGHEST_WEIGHT = 100
 _KEY_FIELDS = ("id", "hash", "workload")
@@ -81,6 +82,7 @@ class _Reading:
         models = self._models(found.get("models"), f"{at}.models")
         classes, default = self._classes(found, at)
         context, output = self._limits(found, at)
+        limits = read_limits(found.get("limits"), f"{at}.limits", notes)
         budgets = read_budgets(found.get("budgets"), f"{at}.budgets", notes, priced=self._priced)
         if name is None or default is None:
             return None
@@ -97,6 +99,7 @@ class _Reading:
                 found.get("weight"), f"{at}.weight", notes, between=(1, _HIGHEST_WEIGHT)
             ),
             pool=read_pool(found.get("pool"), f"{at}.pool", notes),
+            limits=limits,
             budgets=budgets,
         )
 

@@ -12,8 +12,10 @@ from evenflow.policy.v1 import tenant_service_pb2 as pb
 from evenflow.policy.v1 import tenant_service_pb2_grpc as pb_grpc
 from services.chassis.callers import AllowedCallers
 from services.policy.core.tenants import (
+    NO_LIMITS,
     Budget,
     ClassRules,
+    Limits,
     Policy,
     Price,
     Rung,
@@ -130,7 +132,17 @@ def _encode(tenant: Tenant) -> pb.Tenant:
         max_output_tokens=tenant.max_output_tokens,
         weight=tenant.weight,
         pool=tenant.pool,
+        limits=None if tenant.limits == NO_LIMITS else _limits(tenant.limits),
         budgets=[encode_budget(each) for each in tenant.budgets],
+    )
+
+
+def _limits(limits: Limits) -> pb.TenantLimits:
+    return pb.TenantLimits(
+        requests_per_minute=limits.requests_per_minute,
+        tokens_per_minute=limits.tokens_per_minute,
+        concurrent_requests=limits.concurrent_requests,
+        kv_share=limits.kv_share,
     )
 
 

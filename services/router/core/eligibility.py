@@ -5,12 +5,27 @@ anew only then: a thousand endpoints are too many to ask one by one for each req
 """
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from services.router.core.endpoints import Endpoint, Endpoints
+from services.router.core.value import value
 
 _MOST_KEPT = 1000  # models times pools
+
+
+@value
+class KvCache:
+    """Of several endpoints together. 0: none of them says."""
+
+    blocks: int = 0
+    block_tokens: int = 0  # the largest, where they differ
+
+    def blocks_of(self, tokens: int) -> int:
+        return -(-tokens // self.block_tokens) if self.block_tokens else 0
+
+
+_UNSAID = KvCache()
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,6 +35,7 @@ class Eligible:
     left_out: Mapping[str, str] = field(default_factory=dict)  # why, by address
     announced: bool = False  # some runtime has named the model
     unknown: bool = False  # no runtime has, and every one was asked
+    kv_cache: KvCache = _UNSAID  # of those that can be used
 
     @property
     def reasons(self) -> Mapping[str, int]:
@@ -54,4 +70,12 @@ def _eligible(endpoints: Sequence[Endpoint], model: str, pool: str) -> Eligible:
         announced=announced,
         # Just started, or cut off from all, nobody knows.
         unknown=not announced and seen and all(each.tried for each in endpoints),
+        kv_cache=_kv_cache(each for each in endpoints if not why[each.address]),
     )
+
+
+def _kv_cache(endpoints: Iterable[Endpoint]) -> KvCache:
+    states = [each.state for each in endpoints if each.state and each.state.kv_block_tokens]
+    block_tokens = max((each.kv_block_tokens for each in states), default=0)
+    tokens = sum(each.kv_blocks_total * each.kv_block_tokens for each in states)
+    return KvCache(tokens // block_tokens, block_tokens) if tokens else _UNSAID

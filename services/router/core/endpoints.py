@@ -199,7 +199,7 @@ class Endpoints:
 
 
 def _use(endpoint: Endpoint) -> tuple[object, ...]:
-    """All that `left_out` and `announced` look at."""
+    """All that `left_out` and `announced` look at, and the size of its KV cache."""
     return (
         endpoint.reachable,
         endpoint.tried,
@@ -207,4 +207,6 @@ def _use(endpoint: Endpoint) -> tuple[object, ...]:
         endpoint.stalled,
         endpoint.pool,
         endpoint.state and endpoint.state.models,
+        endpoint.state and endpoint.state.kv_blocks_total,
+        endpoint.state and endpoint.state.kv_block_tokens,
     )

@@ -15,6 +15,7 @@ from itertools import islice
 from services.router.core.bands import Band
 from services.router.core.fairness import Turns
 from services.router.core.lanes import Lane
+from services.router.core.limit_words import Minute, Told
 
 FORGIVEN_S = 10.0
 AT_MOST = 10_000  # accounts of a router
@@ -38,6 +39,8 @@ class Account:
 class PeerWord:
     instance_id: str
     accounts: Sequence[Account]
+    taken: Sequence[Told] = ()  # of tenants with limits
+    minutes: Sequence[Minute] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -76,10 +76,12 @@ class Request:
 
 
 class Requests:
-    """`freed` is told of each slot that is free again; None: nobody knows how its request ended."""
+    """`freed` is told of each slot that is free again; None: nobody knows how its request ended.
+    `lost` is told of each attempt that no end counts, of requests that are known here."""
 
     def __init__(self, *, kept: int = KEPT, weights: Weights | None = None) -> None:
         self.freed: Callable[[Decision, Ended | None], None] = lambda *_: None
+        self.lost: Callable[[LostAttempt], None] = lambda _: None
         self._kept = kept
         self.weights = weights or Weights()
         self.in_flight = InFlight(self.weights)
@@ -152,7 +154,10 @@ class Requests:
 
     def attempt(self, lost: LostAttempt) -> bool:
         """True if it is news of a request that is known here."""
-        return self._lost.hear(lost)
+        is_news = self._lost.hear(lost)
+        if is_news:
+            self.lost(lost)
+        return is_news
 
     def claim(self, request_id: str) -> Sequence[LostAttempt]:
         """What was heard of it before it was known, once."""

@@ -29,6 +29,19 @@ class ApiKey:
 
 
 @dataclass(frozen=True, slots=True)
+class Limits:
+    """Of one tenant over all routers. 0: none."""
+
+    requests_per_minute: int = 0
+    tokens_per_minute: int = 0  # prompt and output
+    concurrent_requests: int = 0  # let go and not ended
+    kv_share: float = 0.0  # of the KV blocks of the endpoints that serve it, held at once
+
+
+NO_LIMITS = Limits()  # of all tenants without any: the same object, so that asking costs nothing
+
+
+@dataclass(frozen=True, slots=True)
 class Tenant:
     id: str
     spiffe_ids: Sequence[str]  # the last segment may be "*"
@@ -41,6 +54,7 @@ class Tenant:
     weight: int = 1  # share of the mesh beside other tenants that wait
     pool: str = ""  # its own: only endpoints of this pool; empty: it has none
     class_pools: Mapping[WorkloadClass, str] = field(default_factory=dict)  # where a class has one
+    limits: Limits = NO_LIMITS
     budgets: Sequence[Budget] = ()
 
     def pool_for(self, workload_class: WorkloadClass) -> str:
@@ -128,6 +142,11 @@ class PolicyView:
     @property
     def version(self) -> str:
         return self._tenants.version if self._tenants else ""
+
+    @property
+    def latest(self) -> Tenants | None:
+        """However old; for what was decided by it already."""
+        return self._tenants
 
     def replaced(self, tenants: Tenants, now_s: float) -> None:
         self._tenants = tenants

@@ -109,6 +109,7 @@ class Check:
         kept = demand if demand.repeatable is None else replace(demand, repeatable=None)
         corrected = mesh.experience.estimates.corrected(kept)
         refused = never(corrected, tenant, pool, remaining_s=remaining_s)
+        refused = refused or mesh.limiting.too_often(tenant, asking.now_s)
         if refused or demand.output is None:  # counting tokens takes no engine's place
             timeout_s = self._limits.of(class_of(demand, tenant), remaining_s)
             verdict = refused or place(Climb(corrected), tenant, pool, timeout_s=timeout_s)
@@ -144,6 +145,10 @@ class Check:
         """It goes, waits, or is refused for want of a place to wait."""
         waiting = sight.waiting(climb.demand)
         judged.climb, judged.waiting = climb, waiting
+        held_back = self._placing.held_back(judged, asking.tenant, asking.now_s)
+        if held_back is not None:
+            judged.verdict = replace(held_back, degraded=climb.degraded)
+            return judged
         if sight.passes(climb.demand):
             self._placing.place(judged, asking.question.request_id, asking.known, asking.now_s)
             return judged
@@ -194,7 +199,9 @@ class Check:
         assert waiting is not None, "what waits was looked at"
         pool = self._placing.pool(caller, climb.demand, now_s)
         remaining_s = waiting.deadline_s - now_s
-        return never(climb.demand, caller.tenant, pool, remaining_s=remaining_s)
+        refused = never(climb.demand, caller.tenant, pool, remaining_s=remaining_s)
+        refused = refused or self._mesh.limiting.too_often(caller.tenant, now_s)
+        return refused or self._placing.held_back(judged, caller.tenant, now_s)
 
     def _refuse(self, request: Request, judged: Judged, refused: Refused, now_s: float) -> Answer:
         judged.verdict = refused
@@ -226,6 +233,8 @@ class Check:
         if judged.verdict is None:
             return let_go(identity(decision))
         if isinstance(judged.verdict, Hit):
+            assert judged.caller is not None, "nobody unknown is answered"
+            self._mesh.limiting.let_go(decision.request_id, judged.caller.tenant, None, now_s)
             promised = self._mesh.caching.promise(decision, judged.verdict, now_s)
             return let_go((*identity(decision), *promised))
         return refusal(judged.verdict, decision.request_id)
@@ -242,6 +251,7 @@ class Check:
             mesh.line.flow.sent(judged.waiting, slot.address, now_s)
         assert judged.caller is not None, "nobody unknown is admitted"
         tenant = judged.caller.tenant
+        mesh.limiting.let_go(decision.request_id, tenant, judged.wish, now_s)
         salt = mesh.salts.of(judged.caller, admitted.workload_class)
         said = orders(decision, admitted, tenant, salt)
         consulted = judged.consulted

@@ -19,6 +19,7 @@ from services.router.core.spending import Lacking, Reservation
 from services.router.core.tenants import Caller
 from services.router.core.value import value
 from services.router.core.verdicts import Admitted, Refused, Verdict
+from services.router.core.wishes import Wish
 from services.router.degradations import degradations_text
 from services.router.inbound.asked import Asked
 from services.router.inbound.caching import NOT_ASKED, Consulted
@@ -46,6 +47,7 @@ class Judged:
     queueing: Queueing | None = None  # None: it did not wait
     hedge: HedgePlan | NotHedged | None = None  # None: refused, or for the router
     consulted: Consulted = NOT_ASKED
+    wish: Wish | None = None  # of its tenant's limits; None: there are none, or it takes no place
     reservation: Reservation | None = None  # None: refused, or no budget counts it
     lacking: Lacking | None = None  # it may be paid for once policy has answered
 

@@ -1,7 +1,7 @@
-"""Tells other routers what this one gives to whom, and who waits here."""
+"""Tells other routers what this one gives to whom, who waits here, and what counts to limits."""
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator
 
 import grpc
 
@@ -9,7 +9,9 @@ from evenflow.router.v1 import peer_service_pb2 as pb
 from evenflow.router.v1 import peer_service_pb2_grpc as pb_grpc
 from services.chassis.callers import AllowedCallers
 from services.router.core.bands import Band
-from services.router.core.exchange import Account, Queues, Telling
+from services.router.core.exchange import Account, PeerWord, Queues, Telling
+from services.router.core.limit_words import LimitTelling, Minute, Told
+from services.router.core.limits import Limiting
 
 SERVICE: str = pb.DESCRIPTOR.services_by_name["PeerService"].full_name
 CALLERS: AllowedCallers = {f"/{SERVICE}/": frozenset({"router"})}
@@ -23,9 +25,10 @@ _BANDS = {
 
 
 class PeerServicer(pb_grpc.PeerServiceServicer):
-    def __init__(self, instance_id: str, queues: Queues) -> None:
+    def __init__(self, instance_id: str, queues: Queues, limiting: Limiting) -> None:
         self._instance_id = instance_id
         self._queues = queues
+        self._limiting = limiting
         self._stopping = asyncio.Event()
 
     def close(self) -> None:
@@ -36,12 +39,15 @@ class PeerServicer(pb_grpc.PeerServiceServicer):
         self, request: pb.WatchServedRequest, context: grpc.aio.ServicerContext
     ) -> AsyncIterator[pb.WatchServedResponse]:
         clock, telling = asyncio.get_running_loop().time, Telling(self._queues)
+        limits = LimitTelling(self._limiting)
         silent_since_s = clock() - _SAY_EVERY_S
         while not self._stopping.is_set():
-            accounts = telling.accounts()
-            if accounts or clock() - silent_since_s >= _SAY_EVERY_S:
+            word = PeerWord(
+                self._instance_id, telling.accounts(), limits.taken(), limits.minutes(clock())
+            )
+            if word.accounts or word.taken or clock() - silent_since_s >= _SAY_EVERY_S:
                 silent_since_s = clock()
-                yield encoded(self._instance_id, accounts)
+                yield encoded(word)
             await self._wait(_LOOK_EVERY_S)
 
     async def _wait(self, seconds: float) -> None:
@@ -52,8 +58,13 @@ class PeerServicer(pb_grpc.PeerServiceServicer):
             return
 
 
-def encoded(instance_id: str, accounts: Sequence[Account]) -> pb.WatchServedResponse:
-    return pb.WatchServedResponse(instance_id=instance_id, accounts=map(_account, accounts))
+def encoded(word: PeerWord) -> pb.WatchServedResponse:
+    return pb.WatchServedResponse(
+        instance_id=word.instance_id,
+        accounts=map(_account, word.accounts),
+        taken=map(_taken, word.taken),
+        minutes=map(_minute, word.minutes),
+    )
 
 
 def _account(account: Account) -> pb.ServedAccount:
@@ -65,3 +76,19 @@ def _account(account: Account) -> pb.ServedAccount:
         served=account.served,
         waiting=account.waits,
     )
+
+
+def _taken(told: Told) -> pb.TakenAccount:
+    return pb.TakenAccount(
+        tenant=told.tenant,
+        model=told.lane.model,
+        pool=told.lane.pool,
+        requests=told.taken.requests,
+        tokens=told.taken.tokens,
+        running=told.taken.running,
+        blocks=told.taken.blocks,
+    )
+
+
+def _minute(minute: Minute) -> pb.CountedMinute:
+    return pb.CountedMinute(tenant=minute.tenant, requests=minute.requests, tokens=minute.tokens)

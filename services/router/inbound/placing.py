@@ -2,15 +2,16 @@
 
 from dataclasses import replace
 
-from services.router.core.admission import Pool, TimeLimits, class_of, place
+from services.router.core.admission import Pool, TimeLimits, class_of, place, pool_of
 from services.router.core.demands import Demand
 from services.router.core.hedging import Hedgeable, HedgePlan, NotHedged
 from services.router.core.picking import Picker
 from services.router.core.resuming import carried_on, may_break
 from services.router.core.saturation import Vacancies
 from services.router.core.spending import Lacking
-from services.router.core.tenants import Caller
+from services.router.core.tenants import NO_LIMITS, Caller, Tenant
 from services.router.core.verdicts import Admitted, Refused, Verdict
+from services.router.core.wishes import wish_of
 from services.router.inbound.budgeting import Spending
 from services.router.inbound.judgements import Judged
 from services.router.inbound.mesh import Mesh
@@ -41,6 +42,18 @@ class Placing:
     ) -> Pool:
         salt = self._mesh.salts.of(caller, class_of(demand, caller.tenant))
         return Pool(self._picker, now_s, salt, vacancies)
+
+    def held_back(self, judged: Judged, tenant: Tenant, now_s: float) -> Refused | None:
+        """By its tenant's limits, since others of it were let go. Asked before it waits, and when
+        it may go."""
+        judged.wish = None
+        if tenant.limits is NO_LIMITS:
+            return None
+        assert judged.climb is not None, "what needs a place was looked at"
+        demand = judged.climb.demand
+        kv_cache = self._picker.eligible(demand.model, pool_of(demand, tenant)).kv_cache
+        judged.wish = wish_of(demand, tenant, kv_cache)
+        return self._mesh.limiting.refused(judged.wish, now_s)
 
     def _placed(self, judged: Judged, known: Known, now_s: float) -> Verdict:
         waiting, climb, tenant = judged.waiting, judged.climb, known.caller.tenant

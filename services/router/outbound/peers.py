@@ -1,4 +1,5 @@
-"""Follows other routers of the same runtimes: what each gives to whom, and who waits there."""
+"""Follows other routers of the same runtimes: what each gives to whom, who waits there, and what
+counts to limits."""
 
 import asyncio
 import math
@@ -14,6 +15,8 @@ from services.chassis.identity import TlsFiles, channel
 from services.router.core.bands import Band
 from services.router.core.exchange import Account, Change, Peer, PeerWord
 from services.router.core.lanes import Lane
+from services.router.core.limit_words import LimitPeer, Minute, Told
+from services.router.core.limits import Taken
 from services.router.core.silence import Silence
 from services.router.outbound.hearing import while_heard
 
@@ -52,10 +55,14 @@ class GrpcRouter:
 
 
 class PeerFollower:
-    """Passes what one peer tells to `changed`. A list of peers may name ourselves: `own_id`."""
+    """Passes what one peer tells to `changed` and `limits`. A list of peers may name ourselves:
+    `own_id`."""
 
-    def __init__(self, own_id: str, changed: Callable[[list[Change]], None]) -> None:
+    def __init__(
+        self, own_id: str, changed: Callable[[list[Change]], None], limits: LimitPeer
+    ) -> None:
         self._own_id = own_id
+        self.limits = limits
         self._changed = changed
         self._peer = Peer()
         self.is_heard = False
@@ -78,12 +85,14 @@ class PeerFollower:
             if self.is_heard:
                 _log.warning("peer.lost", peer=router.address)
             self.is_heard = False
+            self.limits.lost(clock())
             self._changed(self._peer.lost(clock()))
 
     def _heard(self, router: OtherRouter, word: PeerWord, now_s: float) -> None:
         if not self.is_heard:
             _log.info("peer.heard", peer=router.address)
         self.is_heard = True
+        self.limits.heard(word.instance_id, word.taken, word.minutes, now_s)
         self._changed(self._peer.heard(word, now_s))
 
 
@@ -95,4 +104,13 @@ def _word(response: pb.WatchServedResponse) -> PeerWord:
         for each in response.accounts
         if each.band in _BANDS and math.isfinite(each.served)
     )
-    return PeerWord(response.instance_id, tuple(accounts))
+    taken = tuple(_told(each) for each in response.taken)
+    minutes = tuple(
+        Minute(each.tenant, tuple(each.requests), tuple(each.tokens)) for each in response.minutes
+    )
+    return PeerWord(response.instance_id, tuple(accounts), taken, minutes)
+
+
+def _told(account: pb.TakenAccount) -> Told:
+    taken = Taken(account.requests, account.tokens, account.running, account.blocks)
+    return Told(account.tenant, Lane(account.model, account.pool), taken)

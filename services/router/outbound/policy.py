@@ -14,9 +14,11 @@ from services.router.classes import WORKLOAD_CLASSES
 from services.router.core.budgets import NO_PRICES, Prices
 from services.router.core.demands import WorkloadClass
 from services.router.core.tenants import (
+    NO_LIMITS,
     ApiKey,
     ClassRules,
     InvalidSnapshot,
+    Limits,
     PolicyView,
     Tenant,
     Tenants,
@@ -131,8 +133,19 @@ def _tenant(tenant: pb.Tenant, class_pools: Mapping[WorkloadClass, str]) -> Tena
         weight=max(1, tenant.weight),
         pool=tenant.pool,
         class_pools=class_pools,
+        limits=_limits(tenant.limits) if tenant.HasField("limits") else NO_LIMITS,
         budgets=budgets(tenant.id, tenant.budgets),
     )
+
+
+def _limits(limits: pb.TenantLimits) -> Limits:
+    read = Limits(
+        requests_per_minute=limits.requests_per_minute,
+        tokens_per_minute=limits.tokens_per_minute,
+        concurrent_requests=limits.concurrent_requests,
+        kv_share=limits.kv_share,
+    )
+    return NO_LIMITS if read == NO_LIMITS else read
 
 
 def _rules(rules: pb.ClassRules) -> ClassRules:

@@ -152,6 +152,7 @@ KNOWN = tenants.WatchTenantsResponse(
             workload_classes=[classes.WORKLOAD_CLASS_BATCH, classes.WORKLOAD_CLASS_INTERACTIVE],
             default_workload_class=classes.WORKLOAD_CLASS_INTERACTIVE,
             max_context_tokens=2048,
+            limits=tenants.TenantLimits(requests_per_minute=60, kv_share=0.25),
         ),
     ],
 )
@@ -171,6 +172,24 @@ def test_tenants_are_shown_by_name_with_what_they_may(tmp_path: Path) -> None:
     assert ["acme", "tiny,", "large", "interactive,", "batch", "2048", "-", "1", "-"] in rows
     assert ["globex", "*", "batch", "-", "-", "2", "vault"] in rows
     assert "policy version v7" in result.stdout
+
+
+def test_limits_have_a_table_of_their_own(tmp_path: Path) -> None:
+    rows = [line.split() for line in listed(tmp_path).stdout.splitlines()]
+
+    assert ["acme", "60", "-", "-", "0.25"] in rows
+    assert [row[0] for row in rows if row].count("globex") == 1
+
+
+def test_scripts_get_limits_as_json(tmp_path: Path) -> None:
+    said = json.loads(listed(tmp_path, "--json").stdout)
+
+    assert said["tenants"][0]["limits"] == {
+        "requests_per_minute": 60,
+        "tokens_per_minute": 0,
+        "concurrent_requests": 0,
+        "kv_share": 0.25,
+    }
 
 
 def test_scripts_get_tenants_as_json_and_no_hash(tmp_path: Path) -> None:

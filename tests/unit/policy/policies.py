@@ -1,14 +1,17 @@
 """Policies for tests: a short one by hand, and any valid one by Hypothesis, as files and values."""
 
 import json
+from dataclasses import asdict
 from typing import Any
 
 from hypothesis import strategies as st
 
 from services.policy.core.reading import read_policy
 from services.policy.core.tenants import (
+    NO_LIMITS,
     ApiKey,
     Budget,
+    Limits,
     Policy,
     Tenant,
     Unit,
@@ -62,6 +65,12 @@ def tenant(name: str) -> Tenant:
         max_output_tokens=0,
         weight=3,
         pool="vault",
+        limits=Limits(
+            requests_per_minute=60,
+            tokens_per_minute=100_000,
+            concurrent_requests=8,
+            kv_share=0.25,
+        ),
     )
 
 
@@ -85,6 +94,7 @@ def as_fields(each: Tenant) -> dict[str, Any]:
         "max_output_tokens": each.max_output_tokens,
         "weight": each.weight,
         "pool": each.pool,
+        "limits": {name: value for name, value in asdict(each.limits).items() if value},
         "budgets": [_budget_fields(one) for one in each.budgets],
     }
     return {name: value for name, value in found.items() if value}
@@ -114,6 +124,13 @@ def one_a_line(tenants: list[dict[str, Any]]) -> str:
 
 
 _names = st.from_regex(r"[a-z][a-z0-9-]{0,8}", fullmatch=True)
+_limits = st.just(NO_LIMITS) | st.builds(
+    Limits,
+    requests_per_minute=st.integers(0, 10**9),
+    tokens_per_minute=st.integers(0, 10**12),
+    concurrent_requests=st.integers(0, 10**9),
+    kv_share=st.sampled_from([0.0, 0.001, 0.25, 1.0]),
+)
 _classes = st.lists(st.sampled_from(WorkloadClass), min_size=1, unique=True)
 
 
@@ -161,5 +178,6 @@ def _tenants(draw: st.DrawFn, name: str, index: int) -> Tenant:
         max_output_tokens=draw(st.integers(0, context or 10_000)),
         weight=draw(st.integers(1, 100)),
         pool=draw(st.just("") | _names),
+        limits=draw(_limits),
         budgets=draw(_budgets()),
     )

@@ -114,6 +114,17 @@ CORRUPTIONS: dict[str, list[Any]] = {
     "max_tokens": [1],
     "weight": [0, 101, -1, "2", 1.5],
     "pool": ["", "a b", 7, ["vault"], None],
+    "limits": [
+        7,
+        [],
+        {"rpm": 60},
+        {"requests_per_minute": -1},
+        {"tokens_per_minute": 1.5},
+        {"concurrent_requests": "8"},
+        {"kv_share": 1.1},
+        {"kv_share": -0.5},
+        {"kv_share": "half"},
+    ],
 }
 
 

@@ -53,6 +53,12 @@ def test_a_tenant_arrives_whole(tmp_path: Path) -> None:
         max_context_tokens=2048,
         weight=3,
         pool="vault",
+        limits=pb.TenantLimits(
+            requests_per_minute=60,
+            tokens_per_minute=100_000,
+            concurrent_requests=8,
+            kv_share=0.25,
+        ),
     )
 
 
