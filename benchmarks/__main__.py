@@ -14,6 +14,7 @@ from benchmarks import (
     isolation,
     overhead,
     overload,
+    policies,
     prefix,
 )
 
@@ -27,6 +28,7 @@ BENCHMARKS = {
     "decide": decide.main,
     "chaos": chaos.main,
     "audit": audit.main,
+    "policies": policies.main,
     "budget_race": budget_race.main,
     "load": endurance.load,
     "soak": endurance.soak,

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import NoReturn
 
 import grpc
 import structlog
@@ -20,17 +21,17 @@ from services.chassis.identity import TlsFiles
 from services.chassis.server import Server, grpc_server
 from services.chassis.status import ErrorTable, Status
 from services.chassis.traces import Tracing
+from services.policy import policies
 from services.policy.config import Config
 from services.policy.core.audit import AuditUnavailable
 from services.policy.core.nodes import InvalidPolicy
 from services.policy.core.tenants import Policy
 from services.policy.inbound import auditing, ledger, tenants
-from services.policy.inbound import checking as policies
 from services.policy.inbound.auditing import AuditServicer
-from services.policy.inbound.checking import PolicyServicer
 from services.policy.inbound.ledger import LedgerServicer
 from services.policy.inbound.tenants import TenantServicer
 from services.policy.outbound.audit_chain import AuditChain
+from services.policy.outbound.audit_decisions import AuditedDecisions
 from services.policy.outbound.audit_log import AuditLog
 from services.policy.outbound.audit_segments import AuditDamaged
 from services.policy.outbound.books import Books
@@ -38,6 +39,7 @@ from services.policy.outbound.database import Database, DatabaseUnreachable, Inv
 from services.policy.outbound.policy_file import PolicyFile, Stamp, policy_of
 from services.policy.outbound.reloading import follow, say_loaded
 from services.policy.outbound.upkeep import Upkeep, keep_up
+from services.policy.policies import Around, Policies
 from services.policy.served import Served
 
 ERRORS: ErrorTable = {
@@ -46,6 +48,7 @@ ERRORS: ErrorTable = {
 }
 _DAY_S = 86_400.0
 FILE_HEALTH = "evenflow.policy.file"  # asked by name: NOT_SERVING while the file on disk is bad
+FOLLOWING_HEALTH = "evenflow.policy.following"  # NOT_SERVING while an earlier version is pinned
 
 _log = structlog.get_logger(__name__)
 
@@ -120,7 +123,7 @@ def _opened(config: Config, signer: Signer) -> AuditLog:
 
 
 def _now_unix_s() -> float:
-    """Windows of budgets are wall time."""
+    """Windows of budgets, and when a version came into force, are wall time."""
     return time.time()  # noqa: TID251
 
 
@@ -132,38 +135,40 @@ async def serve(config: Config, source: Source, kept: Kept) -> None:
     tls = TlsFiles.in_folder(config.tls)
     tracing = _tracing(config, tls)
     servicer = TenantServicer(source.policy, heartbeat_s=config.heartbeat_s)
-    read = partial(policy_of, trust_domain=config.trust_domain)
-    checking = PolicyServicer(read, lambda: servicer.version)
-    audit, shown = kept.audit, _shown(kept)
-    audit.version, audit.keep_days = lambda: servicer.version, lambda: source.policy.audit_keep_days
-    await audit.record(auditing.loaded(source.policy))
+    audit, shown = kept.audit, await _audited(kept, servicer, source)
     books = Books(kept.database)
     leasing = LedgerServicer(
-        books, source.policy, now_unix_s=_now_unix_s, heartbeat_s=config.heartbeat_s
+        books, source.policy, now_unix_s=_now_unix_s, heartbeat_s=config.heartbeat_s, audit=audit
     )
-    parts = [
+    repinned = asyncio.Event()
+    around = _around(config, kept, [servicer, leasing], repinned.set)
+    parts = policies.made(around, (source.policy, source.file.content))
+    await parts.begin()
+    served = [
         tenants.served(servicer),
-        policies.served(checking),
         ledger.served(leasing),
         auditing.served(shown),
+        *parts.served,
     ]
-    server = build_server(parts, tls, lambda call: audit.note(auditing.called(call)))
+    server = build_server(served, tls, lambda call: audit.note(auditing.called(call)))
     server.listen(config.listen, tls)
     await server.start()
     await server.set_serving()
-    await _set_file_health(server, good=True)
+    await _set_health(server, FILE_HEALTH, good=True)
     _log.info("server.ready", listen=config.listen.text)
     async with asyncio.TaskGroup() as tasks:
         work = [
-            _follow(source, [servicer, leasing], server, audit),
-            audit.keep(),
+            _follow(source, parts, server, audit),
+            parts.in_force.keep_books(),
+            _tell_of_pins(parts, repinned, server),
             keep_up(books, _upkeep(config), _now_unix_s),
+            audit.keep(),
         ]
-        following = [tasks.create_task(each) for each in work]
+        running = [tasks.create_task(each) for each in work]
         await lifecycle.stop_signal()
-        for task in following:
+        for task in running:
             task.cancel()
-        for each in (servicer, leasing, shown):
+        for each in (servicer, leasing, parts.shadow, shown):
             each.close()
         await lifecycle.drain(server, drain_s=config.drain_s)
     await asyncio.to_thread(tracing.stop)
@@ -174,13 +179,40 @@ def _tracing(config: Config, tls: TlsFiles) -> Tracing:
     return traces.start("policy", otlp_address=address, tls=tls, sample_share=config.trace_share)
 
 
-def _shown(kept: Kept) -> AuditServicer:
+async def _audited(kept: Kept, servicer: TenantServicer, source: Source) -> AuditServicer:
+    """From now on the log knows the policy. Raises AuditUnavailable."""
+    kept.audit.version = lambda: servicer.version
+    kept.audit.keep_days = lambda: source.policy.audit_keep_days
+    await kept.audit.record(auditing.loaded(source.policy))
     return AuditServicer(kept.audit, kept.signer.public_pem, kept.signer.id)
 
 
 def _upkeep(config: Config) -> Upkeep:
     return Upkeep(
         longest_request_s=config.longest_request_s, keep_s=config.keep_attempts_days * _DAY_S
+    )
+
+
+def _around(
+    config: Config,
+    kept: Kept,
+    told: Sequence[TenantServicer | LedgerServicer],
+    repinned: Callable[[], None],
+) -> Around:
+    def publish(policy: Policy) -> None:
+        for each in told:
+            each.publish(policy)
+
+    return Around(
+        database=kept.database,
+        audit=kept.audit,
+        decisions=AuditedDecisions(kept.audit),
+        read=partial(policy_of, trust_domain=config.trust_domain),
+        publish=publish,
+        repinned=repinned,
+        now_unix_s=_now_unix_s,
+        clock=asyncio.get_running_loop().time,
+        heartbeat_s=config.heartbeat_s,
     )
 
 
@@ -199,28 +231,29 @@ def build_server(
     return server
 
 
-async def _follow(
-    source: Source,
-    told: Sequence[TenantServicer | LedgerServicer],
-    server: Server,
-    audit: AuditLog,
-) -> None:
+async def _follow(source: Source, parts: Policies, server: Server, audit: AuditLog) -> None:
     async with asyncio.TaskGroup() as tasks:
 
         def took(policy: Policy) -> None:
             source.policy = policy
-            for each in told:
-                each.publish(policy)
             audit.note(auditing.loaded(policy))
-            tasks.create_task(_set_file_health(server, good=True))
+            parts.in_force.took(policy, source.file.content)
+            tasks.create_task(_set_health(server, FILE_HEALTH, good=True))
 
         def refused(problems: str) -> None:
             audit.note(auditing.refused(problems))
-            tasks.create_task(_set_file_health(server, good=False))
+            tasks.create_task(_set_health(server, FILE_HEALTH, good=False))
 
         await follow(source.file, loaded=source.stamp, took=took, refused=refused)
 
 
-async def _set_file_health(server: Server, *, good: bool) -> None:
+async def _tell_of_pins(parts: Policies, repinned: asyncio.Event, server: Server) -> NoReturn:
+    while True:
+        await _set_health(server, FOLLOWING_HEALTH, good=parts.in_force.pin is None)
+        await repinned.wait()
+        repinned.clear()
+
+
+async def _set_health(server: Server, part: str, *, good: bool) -> None:
     status = HealthCheckResponse.SERVING if good else HealthCheckResponse.NOT_SERVING
-    await server.health.set(FILE_HEALTH, status)
+    await server.health.set(part, status)

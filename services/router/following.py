@@ -26,6 +26,7 @@ from services.router.outbound.peers import GrpcRouter, PeerFollower
 from services.router.outbound.policy import GrpcPolicy, PolicyFollower
 from services.router.outbound.records import GrpcTelemetry
 from services.router.outbound.runtimes import GrpcRuntime, RuntimeFollower
+from services.router.outbound.shadow import GrpcShadow
 from services.router.parts import Parts
 
 _SWEEP_EVERY_S = 1.0
@@ -47,6 +48,9 @@ def followers(config: Config, parts: Parts) -> Followers:
     heard = partial(_taken, mesh, clock)
     shipper = SpoolShipper(parts.spool, config.policy.text, tls, heard)
     yield keep(shipper.follow, what="policy's audit log")
+    shadow = GrpcShadow(config.policy.text, tls, mesh.shadow, router=parts.instance_id)
+    yield keep(partial(shadow.follow, clock), what="shadow policy")
+    yield keep(shadow.report, what="shadow counts")
     yield keep(partial(parts.leases.follow, GrpcLedger(config.policy.text, tls)), what="ledger")
     if config.telemetry is not None:
         yield from _of_telemetry(config.telemetry, parts, tls, keep)

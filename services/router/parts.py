@@ -27,6 +27,7 @@ from services.router.core.queue_limits import QueueLimits
 from services.router.core.requests import Request, Requests
 from services.router.core.salts import CacheSalts
 from services.router.core.saturation import STALE_SHARE, Saturation
+from services.router.core.shadow import Shadow
 from services.router.core.snapshot import DataPlane, HostPort
 from services.router.core.tenants import PolicyView
 from services.router.core.weights import Weights
@@ -106,6 +107,7 @@ def made(config: Config, salts: CacheSalts, spool: Spool, now_unix_ns: Callable[
                 version=lambda: policy.version,
                 stale_after_s=config.audit_stale_s,
             ),
+            shadow=Shadow(stale_after_s=config.policy_stale_s),
             budgeting=budgeting,
             limiting=limiting,
         ),

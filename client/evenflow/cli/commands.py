@@ -5,25 +5,27 @@ from typing import Annotated
 
 import typer
 
-from evenflow.cli import (
-    audit_commands,
-    budgets,
-    certs,
-    chat,
-    explain,
-    policy,
-    salts,
-    status,
-    tenants,
-)
+from evenflow.cli import audit_commands, budgets, certs, chat, explain, salts, status, tenants
 from evenflow.cli.exits import exits_cleanly
+from evenflow.cli.options import (
+    DEFAULT_HOME,
+    AsJson,
+    Home,
+    Host,
+    MeshPort,
+    PolicyPort,
+    RouterPort,
+    TelemetryPort,
+    Tenant,
+    Workload,
+)
+from evenflow.cli.policy_commands import policy_app
 from evenflow.cli.where import Where
 from evenflow.home import WORKLOAD
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 certs_app = typer.Typer(no_args_is_help=True)
 app.add_typer(certs_app, name="certs", help="Development certificates.")
-policy_app = typer.Typer(no_args_is_help=True)
 app.add_typer(policy_app, name="policy", help="Who may do what: the policy's file.")
 app.add_typer(audit_commands.app, name="audit", help="Who did what: the audit log.")
 budget_app = typer.Typer(no_args_is_help=True)
@@ -31,20 +33,6 @@ app.add_typer(budget_app, name="budget", help="What tenants may spend, and have 
 
 salts_app = typer.Typer(no_args_is_help=True)
 app.add_typer(salts_app, name="salts", help="What keeps tenants apart in every cache.")
-
-Home = Annotated[
-    Path, typer.Option(envvar="EVENFLOW_HOME", help="What `make run` writes its certificates to.")
-]
-Tenant = Annotated[str, typer.Option(help="Whose certificate to use.")]
-Workload = Annotated[str, typer.Option(help="Which workload of the tenant.")]
-MeshPort = Annotated[int, typer.Option(envvar="EVENFLOW_MESH_PORT", help="Envoy's mesh listener.")]
-RouterPort = Annotated[int, typer.Option(envvar="EVENFLOW_ROUTER_PORT", help="The operator port.")]
-PolicyPort = Annotated[int, typer.Option(envvar="EVENFLOW_POLICY_PORT", help="Policy's port.")]
-TelemetryPort = Annotated[int, typer.Option(envvar="EVENFLOW_TELEMETRY_PORT", help="Likewise.")]
-AsJson = Annotated[bool, typer.Option("--json", help="One JSON object.")]
-Host = Annotated[str, typer.Option(envvar="EVENFLOW_HOST", help="Where the mesh runs.")]
-
-DEFAULT_HOME = Path(".evenflow")
 
 
 @app.command("chat")
@@ -110,27 +98,6 @@ def tenants_(
     where = Where(host=host, home=home)
     with exits_cleanly(), where.service("policy", policy_port) as channel:
         tenants.tenants(channel, as_json=as_json)
-
-
-@policy_app.command("check")
-def check_policy(
-    file: Annotated[Path, typer.Argument(help="YAML; - for standard input.")],
-    *,
-    as_json: AsJson = False,
-    home: Home = DEFAULT_HOME,
-    host: Host = "127.0.0.1",
-    policy_port: PolicyPort = 9020,
-) -> None:
-    """Say what is wrong with a policy, by line and column, before it is put into force."""
-    where = Where(host=host, home=home)
-    with exits_cleanly(), where.service("policy", policy_port) as channel:
-        policy.check(channel, file, as_json=as_json)
-
-
-@policy_app.command("schema")
-def print_policy_schema() -> None:
-    """Print the JSON schema of the file, by which editors complete it."""
-    typer.echo(policy.schema(), nl=False)
 
 
 @budget_app.command("list")

@@ -4,13 +4,11 @@ import json
 import sys
 from importlib.resources import files
 from pathlib import Path
-from typing import cast
 
 import grpc
 import typer
 
 from evenflow.cli.exits import REFUSED
-from evenflow.errors import FailedCall, error_of
 from evenflow.policy.v1 import policy_service_pb2 as pb
 from evenflow.policy.v1.policy_service_pb2_grpc import PolicyServiceStub
 
@@ -20,15 +18,10 @@ MOST_BYTES = (16 << 20) - 16  # of a message that policy takes
 
 def check(channel: grpc.Channel, file: Path, *, as_json: bool) -> None:
     """Exits with REFUSED if it can't be used. "-": standard input."""
-    name, content = str(file), _content(file)
-    if len(content) > MOST_BYTES:
-        raise typer.BadParameter(f"must be at most {MOST_BYTES} bytes, got {len(content)}")
-    try:
-        said: pb.CheckPolicyResponse = PolicyServiceStub(channel).CheckPolicy(
-            pb.CheckPolicyRequest(content=content), timeout=CALL_S
-        )
-    except grpc.RpcError as error:
-        raise error_of(cast(FailedCall, error)) from error
+    name, content = str(file), content_of(file)
+    said: pb.CheckPolicyResponse = PolicyServiceStub(channel).CheckPolicy(
+        pb.CheckPolicyRequest(content=content), timeout=CALL_S
+    )
     typer.echo(_json(name, said) if as_json else _text(name, said))
     if said.problems:
         raise typer.Exit(REFUSED)
@@ -39,7 +32,15 @@ def schema() -> str:
     return files("evenflow.cli").joinpath("policy.schema.json").read_text(encoding="utf-8")
 
 
-def _content(file: Path) -> bytes:
+def content_of(file: Path) -> bytes:
+    """Of a policy's file, as much as one message takes. "-": standard input."""
+    content = _read(file)
+    if len(content) > MOST_BYTES:
+        raise typer.BadParameter(f"must be at most {MOST_BYTES} bytes, got {len(content)}")
+    return content
+
+
+def _read(file: Path) -> bytes:
     if str(file) == "-":
         return sys.stdin.buffer.read()
     try:

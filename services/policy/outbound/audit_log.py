@@ -5,7 +5,7 @@ that no call waits for a disk on the event loop, and a hundred calls wait for on
 import asyncio
 import threading
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 
 import structlog
@@ -13,7 +13,7 @@ import structlog
 from evenflow.audit_lines import Said
 from services.policy.core.audit import AuditUnavailable, Deed, Spooled, Wanted
 from services.policy.outbound.audit_chain import AuditChain, said
-from services.policy.outbound.audit_reading import Written, batches
+from services.policy.outbound.audit_reading import Written, batches, decisions_since
 
 CHECKPOINT_S = 60.0
 _DAY_S = 86_400
@@ -74,6 +74,11 @@ class AuditLog:
         """Lines that are in the log by now. Blocks. Raises AuditUnavailable."""
         last, size = self._chain.end
         return batches(Written(self._chain.folder, last, size), wanted)
+
+    def decisions_since(self, unix_s: float) -> Iterator[Mapping[str, str]]:
+        """Those that are in the log by now. Blocks."""
+        last, size = self._chain.end
+        return decisions_since(Written(self._chain.folder, last, size), unix_s)
 
     def _said(self, deed: Deed) -> Said:
         return said(deed, self._now_unix_us(), policy=self.version())

@@ -33,6 +33,7 @@ class PolicyFile:
     def __init__(self, path: Path, trust_domain: str) -> None:
         self._path = path
         self._trust_domain = trust_domain
+        self.content = b""  # of what was read last and could be used
 
     def stamp(self) -> Stamp | None:
         """None: there is no such file, or it can't be looked at."""
@@ -52,9 +53,12 @@ class PolicyFile:
             InvalidPolicy: something in it is wrong; lists everything.
             OSError: it can't be read.
         """
-        return policy_of(self._content(), self._trust_domain)
+        content = self._read()
+        policy = policy_of(content, self._trust_domain)
+        self.content = content
+        return policy
 
-    def _content(self) -> bytes:
+    def _read(self) -> bytes:
         with self._path.open("rb") as file:
             before = _stamp(os.fstat(file.fileno()))
             content = file.read(MAX_BYTES + 1)

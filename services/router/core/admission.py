@@ -66,12 +66,12 @@ def never(
 ) -> Refused | None:
     """What no wait for an endpoint would change. `remaining_s`: what is left of the caller's
     deadline; None: it set none."""
-    return (
-        _late(remaining_s)
-        or _unknown_model(demand, tenant, pool)
-        or _not_allowed(demand, tenant, class_of(demand, tenant))
-        or _too_much(demand, tenant)
-    )
+    return _late(remaining_s) or _unknown_model(demand, tenant, pool) or forbidden(demand, tenant)
+
+
+def forbidden(demand: Demand, tenant: Tenant) -> Refused | None:
+    """What the policy alone refuses, wherever and whenever it is asked."""
+    return _not_allowed(demand, tenant, class_of(demand, tenant)) or _too_much(demand, tenant)
 
 
 def stepped_down(

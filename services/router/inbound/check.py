@@ -36,6 +36,7 @@ from services.router.inbound.line import Held, Turn
 from services.router.inbound.mesh import Mesh
 from services.router.inbound.orders import identity, orders, reservation, route
 from services.router.inbound.placing import Placing
+from services.router.inbound.shadowing import compare
 from services.router.inbound.sight import Asking, Known, Sight
 
 _COME_BACK_S = 1.0  # policy streams again within seconds of being back
@@ -219,6 +220,8 @@ class Check:
             self._mesh.budgeting.given_up(decision.request_id)
             judged.verdict, judged.hedge, judged.reservation = UNAUDITED, None, None
             decision = decision_of(request, judged, now_s)
+        if self._mesh.shadow.version:
+            compare(self._mesh.shadow, request.question, judged, owner=_owner, now_s=now_s)
         answer = self._answer(judged, decision, now_s)
         ended(request.span, decision, judged.verdict)
         return answer

@@ -16,6 +16,7 @@ from services.router.core.outliers import Outliers
 from services.router.core.requests import Decision, Requests
 from services.router.core.salts import CacheSalts
 from services.router.core.saturation import Saturation
+from services.router.core.shadow import Shadow
 from services.router.core.tenants import NO_LIMITS, Limits, PolicyView
 from services.router.inbound.auditing import Auditing, no_auditing
 from services.router.inbound.budgeting import Budgeting, no_budgeting
@@ -37,6 +38,7 @@ class Mesh:
     experience: Experience = field(default_factory=Experience)
     caching: Caching = field(default_factory=no_caching)
     audit: Auditing = field(default_factory=no_auditing)
+    shadow: Shadow = field(default_factory=Shadow)
     budgeting: Budgeting = field(default_factory=no_budgeting)
     limiting: Limiting = field(default_factory=Limiting)
 

@@ -56,7 +56,7 @@ class GrpcPolicy:
             version: str | None = None
             try:
                 async for response in call:
-                    yield _word(response, again=response.version == version)
+                    yield word_of(response, again=response.version == version)
                     version = response.version
             finally:
                 call.cancel()  # a no-op once the stream has ended
@@ -89,7 +89,7 @@ class PolicyFollower:
         self._view.replaced(tenants, self._clock())
 
 
-def _word(response: pb.WatchTenantsResponse, *, again: bool) -> PolicyWord:
+def word_of(response: pb.WatchTenantsResponse, *, again: bool) -> PolicyWord:
     if again and not response.tenants:
         return PolicyWord(response.version, None)
     known = [each for each in response.tenants if is_known(each)]

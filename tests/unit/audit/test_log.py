@@ -10,10 +10,11 @@ import pytest
 
 from evenflow.audit_verifying import SEGMENTS
 from services.policy.core.audit import AuditUnavailable
+from services.policy.core.verdicts import RecordedDecision
 from services.policy.inbound.auditing import spooled_of
 from services.policy.outbound.audit_chain import AuditChain
+from services.policy.outbound.audit_decisions import AuditedDecisions
 from services.policy.outbound.audit_log import AuditLog
-from services.policy.outbound.audit_reading import Written, decisions_since
 from tests.unit.audit.logs import NOW_US, SIGNER, deed, proof
 from tests.unit.audit.test_chain import no_file_larger_than
 from tests.unit.audit.test_servicer import request
@@ -77,22 +78,26 @@ def test_what_can_not_be_written_is_refused_and_noted_as_missing(tmp_path: Path)
 
 
 def test_decisions_are_read_from_a_time_on(tmp_path: Path) -> None:
-    async def scenario() -> None:
+    async def scenario() -> list[RecordedDecision]:
         async with log_in(tmp_path) as log:
             await log.record(deed(1))
-            told = request(1, 2)
-            told.entries[0].at.FromMicroseconds(NOW_US)
-            told.entries[1].at.FromMicroseconds(NOW_US + 5_000_000)
+            told = request(1, 2, 3)
+            for at, each in enumerate(told.entries):
+                each.at.FromMicroseconds(NOW_US + 5_000_000 * at)
+            told.entries[2].actor, told.entries[2].outcome = "key:acme/web-1", "OUTPUT_LIMIT"
             await log.append(spooled_of(told))
+            return list(AuditedDecisions(log).since(NOW_US / 1e6 + 1))
 
-    asyncio.run(scenario())
-    last = next(tmp_path.glob(SEGMENTS))
-    written = Written(tmp_path, last, last.stat().st_size)
+    by_certificate, by_key = asyncio.run(scenario())
 
-    (found,) = decisions_since(written, NOW_US / 1e6 + 1)
-
-    assert (found["actor"], found["tenant"], found["workload"]) == (
-        "spiffe://evenflow.local/tenant/acme/web",
-        "acme",
-        "web",
+    assert by_certificate == RecordedDecision(
+        request_id="r1",
+        unix_s=NOW_US / 1e6 + 5,
+        spiffe_id="spiffe://evenflow.local/tenant/acme/web",
+        tenant="acme",
+        workload="web",
+        model="small",
+        prompt_tokens=7,
+        exact=True,
     )
+    assert (by_key.key_id, by_key.spiffe_id, by_key.outcome) == ("web-1", "", "OUTPUT_LIMIT")

@@ -168,6 +168,11 @@ class _Policy(PolicyServiceServicer):
         self._script.policies.append(request.content)
         return self._script.checked
 
+    def DiffPolicy(
+        self, request: policy.DiffPolicyRequest, context: grpc.ServicerContext
+    ) -> policy.DiffPolicyResponse:
+        return policy.DiffPolicyResponse()
+
 
 class _Tenants(TenantServiceServicer):
     def __init__(self, script: Script) -> None:

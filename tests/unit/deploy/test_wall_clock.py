@@ -30,7 +30,7 @@ ALLOWED = {
     (
         "services/policy/main.py",
         "time.time",
-    ): "windows of budgets, the ledger's ages",
+    ): "windows of budgets, the ledger's ages, since when a version is",
     ("services/runtime/main.py", "datetime.now"): "`created` of an answer, ends of attempts",
     ("services/router/parts.py", "datetime.now"): "`created` of a model",
     ("client/evenflow/certificates.py", "datetime.now"): "a certificate's validity is wall time",

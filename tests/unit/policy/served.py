@@ -1,7 +1,9 @@
 """A policy service that runs, over real mTLS connections."""
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -12,25 +14,33 @@ from evenflow.policy.v1 import tenant_service_pb2 as pb
 from evenflow.policy.v1.tenant_service_pb2_grpc import TenantServiceStub
 from services.chassis.environ import address
 from services.chassis.identity import TlsFiles, channel
+from services.policy import policies
+from services.policy.core.audit import Audit
+from services.policy.core.dry_run import Decisions
 from services.policy.core.tenants import Policy
-from services.policy.inbound import checking as policies
 from services.policy.inbound import tenants
-from services.policy.inbound.checking import PolicyServicer
 from services.policy.inbound.tenants import TenantServicer
 from services.policy.main import build_server
+from services.policy.outbound.audit_lines import LoggedAudit
+from services.policy.outbound.database import Database
+from services.policy.outbound.no_decisions import NoDecisions
 from services.policy.outbound.policy_file import policy_of
+from services.policy.policies import Around, Policies
 from tests.identities import Identities
 from tests.unit.policy.policies import DOMAIN, policy
 
 FIRST = policy("v1", "acme")
+NOW_UNIX_S = 1_800_000_000.0
+NONE, LOGGED = NoDecisions(), LoggedAudit()
 read = partial(policy_of, trust_domain=DOMAIN)
 
 
 class Served:
     """A running policy service, and how to be one of its callers."""
 
-    def __init__(self, servicer: TenantServicer, where: str, identities: Identities) -> None:
-        self.servicer = servicer
+    def __init__(self, parts: "Parts", where: str, identities: Identities) -> None:
+        self.servicer = parts.servicer
+        self.parts = parts
         self.where = where
         self.identities = identities
 
@@ -38,6 +48,17 @@ class Served:
     async def watching(self, caller: str = "router", **options: int) -> AsyncIterator[Any]:
         async with self._channel(self.identities.service(caller), **options) as calls:
             yield TenantServiceStub(calls).WatchTenants(pb.WatchTenantsRequest(), timeout=10)
+
+    def file_says(self, content: str) -> Policy:
+        """As if it had been written to the file."""
+        policy = read(content.encode())
+        self.parts.policies.in_force.took(policy, content.encode())
+        return policy
+
+    @asynccontextmanager
+    async def calls(self, caller: str = "operator") -> AsyncIterator[grpc.aio.Channel]:
+        async with self._channel(self.identities.service(caller)) as calls:
+            yield calls
 
     @asynccontextmanager
     async def watching_as_tenant(self) -> AsyncIterator[Any]:
@@ -53,19 +74,60 @@ class Served:
         )
 
 
+def reason_of(error: grpc.aio.AioRpcError) -> str:
+    said: dict[str, str | bytes] = dict(error.trailing_metadata() or ())  # type: ignore[arg-type]
+    return str(said["x-evenflow-reason"])
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    servicer: TenantServicer
+    policies: Policies
+
+
 @asynccontextmanager
 async def serving(
-    folder: Path, current: Policy = FIRST, *, heartbeat_s: float = 5.0
+    folder: Path,
+    current: Policy | str = FIRST,
+    *,
+    heartbeat_s: float = 5.0,
+    database: Database | None = None,
+    decisions: Decisions = NONE,
+    audit: Audit = LOGGED,
 ) -> AsyncIterator[Served]:
+    """`database`: with its tables; without one, it is a new one in the folder."""
     identities = Identities(folder)
     tls = identities.service("policy")
-    servicer = TenantServicer(current, heartbeat_s=heartbeat_s)
-    checking = PolicyServicer(read, lambda: servicer.version)
-    parts = [tenants.served(servicer), policies.served(checking)]
-    server = build_server(parts, tls)
+    file = (
+        (read(current.encode()), current.encode()) if isinstance(current, str) else (current, b"")
+    )
+    servicer = TenantServicer(file[0], heartbeat_s=heartbeat_s)
+    kept = database or Database(f"sqlite:///{folder}/policy.db")
+    if database is None:
+        kept.migrate()
+    around = Around(
+        database=kept,
+        audit=audit,
+        decisions=decisions,
+        read=read,
+        publish=servicer.publish,
+        repinned=lambda: None,
+        now_unix_s=lambda: NOW_UNIX_S,
+        clock=asyncio.get_running_loop().time,
+        heartbeat_s=heartbeat_s,
+    )
+    made = policies.made(around, file)
+    await made.begin()
+    server = build_server([tenants.served(servicer), *made.served], tls)
     port = server.listen(address("127.0.0.1:0"), tls)
     await server.grpc.start()
+    tasks = await asyncio.TaskGroup().__aenter__()
+    books = tasks.create_task(made.in_force.keep_books())
     try:
-        yield Served(servicer, f"127.0.0.1:{port}", identities)
+        yield Served(Parts(servicer, made), f"127.0.0.1:{port}", identities)
     finally:
+        books.cancel()
+        await tasks.__aexit__(None, None, None)  # a test's own exception passes as it is
         await server.grpc.stop(None)
+        if database is None:
+            kept.close()

@@ -10,7 +10,7 @@ from evenflow.policy.v1 import policy_service_pb2 as pb
 from evenflow.policy.v1.policy_service_pb2_grpc import PolicyServiceStub
 from services.chassis.identity import channel
 from tests.unit.policy.policies import ACME, GLOBEX
-from tests.unit.policy.served import Served, read, serving
+from tests.unit.policy.served import Served, serving
 
 
 async def checked(
@@ -27,7 +27,7 @@ def test_a_good_one_is_named_and_counted(tmp_path: Path) -> None:
     async def scenario() -> None:
         async with serving(tmp_path) as served:
             other = await checked(served, ACME + GLOBEX)
-            served.servicer.publish(read((ACME + GLOBEX).encode()))
+            served.file_says(ACME + GLOBEX)
             ours = await checked(served, ACME + GLOBEX)
 
         assert not other.problems

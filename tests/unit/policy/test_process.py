@@ -1,16 +1,21 @@
 """The service as a process: it starts, follows its file, drains, and refuses a bad start."""
 
 import asyncio
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+
+import grpc
 
 from deploy.local.aside import free_port
 from evenflow.policy.v1 import tenant_service_pb2 as pb
 from evenflow.policy.v1.policy_service_pb2 import CheckPolicyRequest
 from evenflow.policy.v1.policy_service_pb2_grpc import PolicyServiceStub
 from evenflow.policy.v1.tenant_service_pb2_grpc import TenantServiceStub
+from evenflow.policy.v1.version_service_pb2 import ListVersionsRequest, RollBackRequest
+from evenflow.policy.v1.version_service_pb2_grpc import VersionServiceStub
 from services.chassis.identity import channel
-from services.policy.main import FILE_HEALTH
+from services.policy.main import FILE_HEALTH, FOLLOWING_HEALTH
 from tests import processes
 from tests.identities import TRUST_DOMAIN, Identities, audit_key_in
 from tests.unit.policy.policies import ACME, GLOBEX
@@ -71,6 +76,47 @@ def test_an_operator_asks_it_about_its_file_and_another(tmp_path: Path) -> None:
                 return [(await check(each, timeout=20)).in_force for each in asked]
 
     assert asyncio.run(scenario()) == [True, False]
+
+
+def test_a_pin_outlives_a_kill_and_shows_in_its_health(tmp_path: Path) -> None:
+    file, port = tmp_path / "tenants.yaml", free_port()
+    where, identities = f"127.0.0.1:{port}", Identities(tmp_path)
+    identities.service("policy")
+    operator = identities.service("operator")
+    file.write_text(ACME)
+
+    async def scenario() -> None:
+        async with processes.service("services.policy", environ(tmp_path, port)) as process:
+            await processes.serving(where, operator, server="policy", part=FOLLOWING_HEALTH)
+            async with channel(where, operator, server="policy") as calls:
+                versions = VersionServiceStub(calls)
+                first = (await versions.ListVersions(ListVersionsRequest(), timeout=20)).in_force
+                file.write_text(ACME + GLOBEX)
+                await in_force(calls, lambda version: version != first)
+                await versions.RollBack(RollBackRequest(version=first), timeout=20)
+            await processes.not_serving(where, operator, server="policy", part=FOLLOWING_HEALTH)
+            process.kill()
+        async with processes.service("services.policy", environ(tmp_path, port)):
+            await processes.serving(where, operator, server="policy")
+            await processes.not_serving(where, operator, server="policy", part=FOLLOWING_HEALTH)
+            async with channel(where, operator, server="policy") as calls:
+                await in_force(calls, lambda version: version == first)
+                file.write_text(ACME.replace("512", "256"))
+                await in_force(calls, lambda version: version != first)
+            await processes.serving(where, operator, server="policy", part=FOLLOWING_HEALTH)
+
+    asyncio.run(scenario())
+
+
+async def in_force(calls: grpc.aio.Channel, wanted: Callable[[str], bool]) -> None:
+    """Once such a version is."""
+    versions = VersionServiceStub(calls)
+    async with asyncio.timeout(20):
+        while True:
+            told = await versions.ListVersions(ListVersionsRequest(), timeout=20)
+            if wanted(told.in_force):
+                return
+            await asyncio.sleep(0.05)
 
 
 async def next_count(call: Any) -> int:
