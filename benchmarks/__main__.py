@@ -4,6 +4,7 @@ import os
 import sys
 
 from benchmarks import (
+    audit,
     budget_race,
     chaos,
     decide,
@@ -26,6 +27,7 @@ BENCHMARKS = {
     "isolation": isolation.main,
     "decide": decide.main,
     "chaos": chaos.main,
+    "audit": audit.main,
     "policies": policies.main,
     "budget_race": budget_race.main,
     "load": endurance.load,

@@ -32,6 +32,7 @@ from services.router.core.saturation import Saturation
 from services.router.core.tenants import Caller, ClassRules, PolicyView, Tenant, Tenants
 from services.router.inbound.answers import Answer
 from services.router.inbound.asked import Question
+from services.router.inbound.auditing import Auditing, no_auditing
 from services.router.inbound.bodies import demand_of
 from services.router.inbound.caching import Caching
 from services.router.inbound.check import Check
@@ -82,7 +83,8 @@ class Costs:
 class Crowd:
     """To be made in a SlowClock that runs."""
 
-    def __init__(self, endpoints: int, tenants: int) -> None:
+    def __init__(self, endpoints: int, tenants: int, audit: Auditing) -> None:
+        self._audit = audit
         self._loop = asyncio.get_running_loop()
         self._addresses = [f"10.0.{at // 250}.{at % 250 + 1}:9101" for at in range(endpoints)]
         self._names = [f"tenant-{at}" for at in range(tenants)]
@@ -175,6 +177,7 @@ class Crowd:
             outliers=outliers,
             hedging=Hedging(0.05),
             caching=Caching(self._salts, most_bytes=64 << 20, default_ttl_s=60.0),
+            audit=self._audit,
         )
 
     def _saw(self, address: str) -> None:
@@ -226,9 +229,11 @@ class Crowd:
         return Question(_METHOD, headers, frames.grpc_message(request.SerializeToString()))
 
 
-def measured(endpoints: int, tenants: int, *, rounds: int) -> Costs:
+def measured(endpoints: int, tenants: int, *, rounds: int, audit: Auditing | None = None) -> Costs:
+    """`audit` None: nothing is written down."""
+
     async def scenario() -> Costs:
-        crowd = Crowd(endpoints, tenants)
+        crowd = Crowd(endpoints, tenants, audit or no_auditing())
         crowd.fill()
         await crowd.turn_over(rounds)
         return crowd.costs

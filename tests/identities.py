@@ -4,6 +4,7 @@ from pathlib import Path
 
 from cryptography import x509
 
+from evenflow.audit_signing import new_key
 from evenflow.certificates import Authority, issue, make_authority, revoke
 from evenflow.revocations import spread
 from services.chassis.identity import TlsFiles
@@ -35,3 +36,11 @@ class Identities:
             certificate = x509.load_pem_x509_certificate(each.certificate.read_bytes())
             self._authority = revoke(certificate, self._folder / "ca")
         spread(self._authority.revoked, self._authority.certificate, told.certificate.parent)
+
+
+def audit_key_in(folder: Path) -> Path:
+    """What policy signs its audit log with, made the first time."""
+    path = folder / "audit-key.pem"
+    if not path.exists():
+        path.write_bytes(new_key())
+    return path

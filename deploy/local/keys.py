@@ -7,6 +7,7 @@ from string import Template
 
 from deploy.local.certificates import TENANTS
 from deploy.local.drafts import drafted, write_whole
+from evenflow.audit_signing import new_key
 from evenflow.home import salt_file
 
 TEMPLATE = Path(__file__).with_name("tenants.yaml")
@@ -33,6 +34,14 @@ def ensure_key_secret(home: Path) -> Path:
     path = home / "secrets" / "api-keys"
     _ensure(path, secrets.token_hex(SECRET_BYTES))
     return path
+
+
+def audit_key(home: Path) -> Path:
+    return home / "secrets" / "audit-key.pem"
+
+
+def ensure_audit_key(home: Path) -> None:
+    _ensure(audit_key(home), new_key().decode())
 
 
 def ensure_tenants(home: Path, keys: dict[str, str]) -> Path:

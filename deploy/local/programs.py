@@ -13,6 +13,7 @@ from pathlib import Path
 from deploy.envoy.bootstrap import bootstrap, check_connections
 from deploy.envoy.hand_over import ADMIN
 from deploy.local.engines import Engine
+from deploy.local.keys import audit_key
 from deploy.local.settings import Settings, address
 from deploy.local.supervision import Program
 from evenflow.home import TRUST_DOMAIN, service_folder
@@ -78,6 +79,8 @@ def _policy(settings: Settings, prepared: Prepared) -> dict[str, str]:
             "POLICY_DATABASE", f"sqlite:///{settings.home}/policy.db"
         ),
         "POLICY_KEY_SECRET_FILE": str(prepared.key_secret),
+        "POLICY_AUDIT": str(settings.home / "audit"),
+        "POLICY_AUDIT_KEY_FILE": str(audit_key(settings.home)),
         "POLICY_OTLP": address(settings.telemetry_port),
     }
 
@@ -109,6 +112,7 @@ def _router(settings: Settings, prepared: Prepared) -> dict[str, str]:
         "ROUTER_GATEWAY_TLS": _tls(settings, "gateway"),
         "ROUTER_SALT_SECRET_FILE": str(prepared.cache_salt),
         "ROUTER_KEY_SECRET_FILE": str(prepared.key_secret),
+        "ROUTER_AUDIT_SPOOL": str(settings.home / "spools" / str(settings.router_port)),
         # Who waits holds a connection, and as many again are for those who need not.
         "ROUTER_QUEUE_LIMIT": os.environ.get("ROUTER_QUEUE_LIMIT", str(_queue_limit())),
     }

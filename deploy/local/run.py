@@ -14,6 +14,7 @@ from deploy.local.certificates import TENANTS, ensure_certificates
 from deploy.local.engines import NEEDS, Engine, check_engine, has_gpu, prepare_engine
 from deploy.local.first_chat import ask_once
 from deploy.local.keys import (
+    ensure_audit_key,
     ensure_cache_salt,
     ensure_key_secret,
     ensure_keys,
@@ -90,6 +91,7 @@ def prepare(settings: Settings, sockets: Path) -> Prepared:
         tenants = ensure_tenants(settings.home, ensure_keys(settings.home))
         salt = ensure_cache_salt(settings.home)
         key_secret = ensure_key_secret(settings.home)
+        ensure_audit_key(settings.home)
     return Prepared(
         envoy=binary, tenants=tenants, cache_salt=salt, key_secret=key_secret, sockets=sockets
     )

@@ -1,6 +1,6 @@
 """A gRPC server with what every service has: spans, one log line, callers, statuses, health."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,6 +9,7 @@ from google.protobuf.message import DecodeError
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection, reflection_pb2_grpc
 
+from services.chassis.admin_calls import AdminCall, AdminCalls
 from services.chassis.callers import AllowedCallers, CallerNotAllowed, Callers
 from services.chassis.environ import Address
 from services.chassis.identity import TlsFiles, certificate_trust_domain, server_credentials
@@ -76,20 +77,24 @@ class Server:
             await self.health.set(service, status)
 
 
-def grpc_server(
+def grpc_server(  # noqa: PLR0913 - what every service may choose, by name
     *,
     errors: ErrorTable,
     callers: AllowedCallers | None,
     tls: TlsFiles | None,
     services: Sequence[str],
     bare: bool = False,
+    audit: Callable[[AdminCall], None] | None = None,
 ) -> Server:
     """`callers` None: whoever reaches the (unix) socket may call. `services`: full proto names.
-    `bare`: some methods count every microsecond; only those of `wrapped` get more.
+    `bare`: some methods count every microsecond; only those of `wrapped` get more. `audit` is told
+    of operators' calls.
 
     NOT_SERVING until `set_serving`.
     """
     parts: list[Around] = [Spans(), OneLine(), Statuses({**_ERRORS, **errors})]
+    if audit is not None:
+        parts.append(AdminCalls(audit, {**_ERRORS, **errors}))
     if callers is not None and bare:
         raise ValueError("a bare server does not look at its callers")
     if callers is not None:

@@ -28,6 +28,12 @@ class Config:
         help="64 or more hexadecimal digits that API keys are hashed with, the routers' too; a new "
         "one ends all keys that policy has made",
     )
+    audit: Path = setting(
+        environ.path, help="folder of the audit log, made private; one process writes to it"
+    )
+    audit_key_file: Path = setting(
+        environ.path, help="Ed25519 private key, PEM, that the log's checkpoints are signed with"
+    )
     heartbeat_s: float = setting(
         environ.positive,
         default=2.0,

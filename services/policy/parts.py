@@ -8,21 +8,24 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, Protocol
 
+from evenflow.audit_signing import Signer
 from services.policy import policies
 from services.policy.config import Config
 from services.policy.core.audit import Audit
 from services.policy.core.tenants import Policy
-from services.policy.inbound import keys, ledger, prompts, tenants
+from services.policy.inbound import auditing, keys, ledger, prompts, tenants
+from services.policy.inbound.auditing import AuditServicer
 from services.policy.inbound.keys import KeyServicer, Making
 from services.policy.inbound.ledger import LedgerServicer
 from services.policy.inbound.prompt_news import PromptNews
 from services.policy.inbound.prompts import PromptServicer
 from services.policy.inbound.tenants import TenantServicer
+from services.policy.outbound.audit_decisions import AuditedDecisions
+from services.policy.outbound.audit_log import AuditLog
 from services.policy.outbound.books import Books
 from services.policy.outbound.database import Database
 from services.policy.outbound.key_following import follow_keys
 from services.policy.outbound.key_table import KeyTable
-from services.policy.outbound.no_decisions import NoDecisions
 from services.policy.outbound.policy_file import PolicyFile, Stamp, policy_of
 from services.policy.outbound.prompts import StoredPrompts
 from services.policy.outbound.upkeep import Upkeep, keep_up
@@ -47,7 +50,8 @@ class Kept:
     """What outlives the process."""
 
     database: Database
-    audit: Audit
+    audit: AuditLog
+    signer: Signer
 
 
 class Endless(Protocol):
@@ -66,7 +70,7 @@ class Parts:
 
 
 async def made(config: Config, source: Source, kept: Kept) -> Parts:
-    """Raises DatabaseUnreachable."""
+    """Raises DatabaseUnreachable or AuditUnavailable."""
     store, books = KeyTable(kept.database), Books(kept.database)
     told = TenantServicer(source.policy, heartbeat_s=config.heartbeat_s, keys=await store.read())
     leasing = LedgerServicer(
@@ -76,6 +80,7 @@ async def made(config: Config, source: Source, kept: Kept) -> Parts:
         heartbeat_s=config.heartbeat_s,
         audit=kept.audit,
     )
+    shown = await _audited(kept, told)
     repinned = asyncio.Event()
     around = _around(config, kept, [told.publish, leasing.publish], repinned.set)
     around_file = policies.made(around, (source.policy, source.file.content))
@@ -92,21 +97,35 @@ async def made(config: Config, source: Source, kept: Kept) -> Parts:
             ledger.served(leasing),
             keys.served(key_servicer),
             prompts.served(prompting),
+            auditing.served(shown),
             *around_file.served,
         ],
-        endless=[told, leasing, around_file.shadow, news],
+        endless=[told, leasing, around_file.shadow, news, shown],
         work=[
             around_file.in_force.keep_books,
             partial(keep_up, books, _upkeep(config), now_unix_s),
             news.follow,
+            kept.audit.keep,
             partial(follow_keys, store, lambda: told.keys, told.publish_keys),
         ],
     )
 
 
+async def _audited(kept: Kept, told: TenantServicer) -> AuditServicer:
+    """From now on the log knows the policy. Raises AuditUnavailable."""
+    kept.audit.version = lambda: told.version
+    kept.audit.keep_days = lambda: told.policy.audit_keep_days
+    await kept.audit.record(auditing.loaded(told.policy))
+    return AuditServicer(kept.audit, kept.signer.public_pem, kept.signer.id)
+
+
 def now_unix_s() -> float:
     """Windows of budgets, ends of keys and ages of versions are wall time."""
     return time.time()  # noqa: TID251 - likewise
+
+
+def now_unix_us() -> int:
+    return time.time_ns() // 1000
 
 
 def _around(
@@ -122,7 +141,7 @@ def _around(
     return Around(
         database=kept.database,
         audit=kept.audit,
-        decisions=NoDecisions(),
+        decisions=AuditedDecisions(kept.audit),
         read=partial(policy_of, trust_domain=config.trust_domain),
         publish=publish,
         repinned=repinned,

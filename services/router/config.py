@@ -60,6 +60,21 @@ class Config:
         environ.path,
         help="64 or more hexadecimal digits that API keys are hashed with, policy's too",
     )
+    audit_spool: Path = setting(
+        environ.path,
+        help="folder for what the audit log is to be told, of this router alone; made private",
+    )
+    audit_spool_bytes: int = setting(
+        environ.positive_int,
+        default=64 << 20,
+        help="bytes of it kept while policy is away, some 300 a request; then high-risk requests "
+        "are refused, and of others is only counted how many are not written down",
+    )
+    audit_stale_s: float = setting(
+        environ.positive,
+        default=60.0,
+        help="seconds that policy may take to acknowledge it; then high-risk requests are refused",
+    )
     policy_stale_s: float = setting(
         environ.positive,
         default=300.0,

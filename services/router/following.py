@@ -19,6 +19,7 @@ from services.router.inbound.mesh import Mesh
 from services.router.outbound import answers, cutting, salt_file
 from services.router.outbound.answers import GrpcAnswers
 from services.router.outbound.attempts import GrpcAttemptSource
+from services.router.outbound.audit import SpoolShipper
 from services.router.outbound.cache_reports import GrpcCacheReports
 from services.router.outbound.cutting import Allowed
 from services.router.outbound.endpoint_states import GrpcEndpointStates, counts
@@ -47,6 +48,9 @@ def followers(config: Config, parts: Parts, key_secret: bytes) -> Followers:
     yield from _of_peers(config, parts, tls, keep)
     policy = PolicyFollower(mesh.policy, clock, key_secret)
     yield keep(partial(policy.follow, GrpcPolicy(config.policy.text, tls)), what="policy")
+    heard = partial(_taken, mesh, clock)
+    shipper = SpoolShipper(parts.spool, config.policy.text, tls, heard)
+    yield keep(shipper.follow, what="policy's audit log")
     shadow = GrpcShadow(config.policy.text, tls, mesh.shadow, router=parts.instance_id)
     yield keep(partial(shadow.follow, clock), what="shadow policy")
     yield keep(shadow.report, what="shadow counts")
@@ -60,6 +64,10 @@ def followers(config: Config, parts: Parts, key_secret: bytes) -> Followers:
     yield salt_file.follow(config.salt_secret_file, mesh.salts.replaced)
     yield _cutting(mesh, tls, clock)
     yield _sweep(mesh, clock)
+
+
+def _taken(mesh: Mesh, clock: Callable[[], float]) -> None:
+    mesh.audit.heard(clock())
 
 
 _Keep = Callable[..., Coroutine[Any, Any, None]]

@@ -3,6 +3,7 @@
 import asyncio
 import os
 import sys
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,6 +24,7 @@ from services.router.inbound.check_socket import CheckSocket
 from services.router.inbound.mesh import Mesh
 from services.router.outbound import salt_file
 from services.router.outbound.runtimes import GrpcRuntime
+from services.router.outbound.spool import Spool
 from services.router.parts import Parts, access_log, made, time_limits
 from services.router.servers import check_socket, operator_server, sidecar_server
 
@@ -40,6 +42,7 @@ def main() -> int:
         config = Config.from_environ(os.environ)
         salts = CacheSalts(salt_file.read(config.salt_secret_file))
         key_secret = read_secret(config.key_secret_file)
+        spool = Spool(config.audit_spool, most_bytes=config.audit_spool_bytes)
         for socket in (config.socket, config.check_socket):
             _make_private(socket)
     except InvalidConfig as error:
@@ -50,19 +53,19 @@ def main() -> int:
         return EX_CONFIG
     logs.configure("router")
     try:
-        lifecycle.run(serve(config, salts, key_secret))
+        lifecycle.run(serve(config, salts, key_secret, spool))
     except lifecycle.CANNOT_START as error:
         print(error, file=sys.stderr)
         return 1
     return 0
 
 
-async def serve(config: Config, salts: CacheSalts, key_secret: bytes) -> None:
+async def serve(config: Config, salts: CacheSalts, key_secret: bytes, spool: Spool) -> None:
     """Until SIGTERM or SIGINT. What follows others ends after what serves."""
     tls = TlsFiles.in_folder(config.tls)
     address = config.telemetry.text if config.telemetry else None
     tracing = traces.start("router", otlp_address=address, tls=tls, sample_share=config.trace_share)
-    parts = made(config, salts)
+    parts = made(config, salts, spool, time.time_ns)
     async with asyncio.TaskGroup() as tasks:
         following = [tasks.create_task(each) for each in followers(config, parts, key_secret)]
 

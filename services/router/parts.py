@@ -2,6 +2,7 @@
 
 import asyncio
 import uuid
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.resources import files
@@ -15,6 +16,7 @@ from services.router.core.admission import TimeLimits
 from services.router.core.bands import Band
 from services.router.core.circuits import Circuits
 from services.router.core.demands import WorkloadClass
+from services.router.core.endings import Ended
 from services.router.core.endpoints import Endpoints
 from services.router.core.flow import FlowControl
 from services.router.core.hedging import Hedging
@@ -22,7 +24,7 @@ from services.router.core.limits import Limiting
 from services.router.core.models import Catalogue
 from services.router.core.outliers import Outliers
 from services.router.core.queue_limits import QueueLimits
-from services.router.core.requests import Requests
+from services.router.core.requests import Request, Requests
 from services.router.core.salts import CacheSalts
 from services.router.core.saturation import STALE_SHARE, Saturation
 from services.router.core.shadow import Shadow
@@ -30,6 +32,7 @@ from services.router.core.snapshot import DataPlane, HostPort
 from services.router.core.tenants import PolicyView
 from services.router.core.weights import Weights
 from services.router.inbound.access_log import AccessLogServicer
+from services.router.inbound.auditing import Auditing
 from services.router.inbound.budgeting import Budgeting
 from services.router.inbound.caching import Caching
 from services.router.inbound.discovery import Discovery
@@ -41,6 +44,7 @@ from services.router.inbound.publishing import Publisher
 from services.router.outbound.attempts import AttemptFollower
 from services.router.outbound.leases import LeaseFollower
 from services.router.outbound.records import RecordBuffer
+from services.router.outbound.spool import Spool
 
 _log = structlog.get_logger(__name__)
 
@@ -56,6 +60,7 @@ class Parts:
     told: PeerServicer
     leases: LeaseFollower
     instance_id: str
+    spool: Spool
 
     def changed(self) -> None:
         """To be told when the endpoints in service may be others."""
@@ -65,7 +70,7 @@ class Parts:
         self.publisher.publish()
 
 
-def made(config: Config, salts: CacheSalts) -> Parts:
+def made(config: Config, salts: CacheSalts, spool: Spool, now_unix_ns: Callable[[], int]) -> Parts:
     policy = PolicyView(stale_after_s=config.policy_stale_s)
     endpoints = Endpoints(each.text for each in config.runtimes)
     discovery = Discovery()
@@ -96,6 +101,12 @@ def made(config: Config, salts: CacheSalts) -> Parts:
             outliers,
             Hedging(config.hedge_share),
             caching=Caching(salts, most_bytes=config.cache_bytes, default_ttl_s=config.cache_ttl_s),
+            audit=Auditing(
+                spool,
+                now_unix_ns=now_unix_ns,
+                version=lambda: policy.version,
+                stale_after_s=config.audit_stale_s,
+            ),
             shadow=Shadow(stale_after_s=config.policy_stale_s),
             budgeting=budgeting,
             limiting=limiting,
@@ -108,6 +119,7 @@ def made(config: Config, salts: CacheSalts) -> Parts:
         told=PeerServicer(instance_id, flow.queues, limiting),
         leases=LeaseFollower(budgeting, asyncio.get_running_loop().time),
         instance_id=instance_id,
+        spool=spool,
     )
 
 
@@ -127,8 +139,13 @@ def _say_ejected(address: str, why: str) -> None:
 
 
 def access_log(config: Config, parts: Parts) -> AccessLogServicer:
-    record = parts.records.add if config.telemetry else None
-    mesh = parts.mesh
+    mesh, clock = parts.mesh, asyncio.get_running_loop().time
+
+    def record(request: Request, ended: Ended) -> None:
+        mesh.audit.ended(request, ended, clock())
+        if config.telemetry:
+            parts.records.add(request, ended)
+
     lessons = Lessons(mesh.circuits, mesh.outliers, mesh.hedging, mesh.experience)
     return AccessLogServicer(mesh.requests, lessons, record, tell=parts.attempts.tell)
 

@@ -66,11 +66,13 @@ def operator_server(
     mesh: Mesh, tls: TlsFiles, empty: Callable[[str], None], told: peers.PeerServicer
 ) -> Server:
     """For operators, and for other routers."""
+    clock = asyncio.get_running_loop().time
     server = grpc_server(
         errors=operator.ERRORS,
         callers={**operator.CALLERS, **peers.CALLERS},
         tls=tls,
         services=[operator.SERVICE, peers.SERVICE],
+        audit=lambda call: mesh.audit.called(call, clock()),
     )
     servicer = operator.OperatorServicer(mesh, empty)
     add_RouterServiceServicer_to_server(servicer, server.grpc)

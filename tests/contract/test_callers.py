@@ -4,8 +4,8 @@ The RPCs are those of the contracts themselves, so one that nobody has thought o
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, contextmanager
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -17,13 +17,17 @@ from google.protobuf import empty_pb2
 import evenflow
 from services.chassis.environ import address
 from services.chassis.identity import TlsFiles, channel
-from services.policy.inbound import ledger, prompts
+from services.policy.inbound import auditing, ledger, prompts
+from services.policy.inbound.auditing import AuditServicer
 from services.policy.inbound.ledger import LedgerServicer
 from services.policy.inbound.prompt_news import PromptNews
 from services.policy.inbound.prompts import PromptServicer
+from services.policy.outbound.audit_chain import AuditChain
+from services.policy.outbound.audit_log import AuditLog
 from services.policy.outbound.books import Books
 from services.policy.outbound.database import Database
 from services.policy.outbound.prompts import StoredPrompts
+from services.policy.served import Served
 from services.router.core.limits import Limiting
 from services.router.inbound.peers import PeerServicer
 from services.router.servers import operator_server
@@ -39,6 +43,7 @@ from tests.fakes.kept_audit import KeptAudit
 from tests.fakes.runtime_mesh import refusal
 from tests.fakes.runtime_mesh import running as runtime_running
 from tests.identities import TRUST_DOMAIN, Identities
+from tests.unit.audit.logs import SIGNER
 from tests.unit.policy.served import FIRST
 from tests.unit.policy.served import serving as policy_serving
 from tests.unit.router.values import mesh
@@ -111,6 +116,13 @@ RULES: Mapping[str, tuple[str, Mapping[str, frozenset[str]]]] = {
             **dict.fromkeys(("ListBudgets", "ForgetRuntime"), frozenset({"operator"})),
         },
     ),
+    "evenflow.policy.v1.AuditService": (
+        "policy",
+        {
+            "Append": frozenset({"router"}),
+            **dict.fromkeys(("ReadAudit", "GetAuditKey"), frozenset({"operator"})),
+        },
+    ),
     "evenflow.policy.v1.PromptService": (
         "policy",
         {
@@ -169,10 +181,9 @@ def test_every_rpc_has_a_rule() -> None:
     assert not ruled & unserved()
 
 
-@asynccontextmanager
-async def servers(folder: Path) -> AsyncIterator[tuple[Identities, Mapping[str, str]]]:
-    """Every service that listens for others, at its address."""
-    async with AsyncExitStack() as stack:
+@contextmanager
+def policys_other_parts(folder: Path) -> Iterator[Sequence[Served]]:
+    with ExitStack() as stack:
         database = Database(f"sqlite:///{folder}/policy.db")
         database.migrate()
         stack.callback(database.close)
@@ -181,9 +192,20 @@ async def servers(folder: Path) -> AsyncIterator[tuple[Identities, Mapping[str, 
         registry = StoredPrompts(database)
         news = PromptNews(registry, heartbeat_s=5.0)
         prompting = PromptServicer(registry, news, KeptAudit(), now_unix_s=lambda: 0.0)
-        policy = await stack.enter_async_context(
-            policy_serving(folder, besides=[ledger.served(leasing), prompts.served(prompting)])
+        log = AuditLog(
+            AuditChain(folder / "audit", SIGNER, now_unix_us=lambda: 0), now_unix_us=lambda: 0
         )
+        stack.callback(log.close)
+        auditor = AuditServicer(log, SIGNER.public_pem, SIGNER.id)
+        yield [ledger.served(leasing), prompts.served(prompting), auditing.served(auditor)]
+
+
+@asynccontextmanager
+async def servers(folder: Path) -> AsyncIterator[tuple[Identities, Mapping[str, str]]]:
+    """Every service that listens for others, at its address."""
+    async with AsyncExitStack() as stack:
+        besides = stack.enter_context(policys_other_parts(folder))
+        policy = await stack.enter_async_context(policy_serving(folder, besides=besides))
         known = policy.identities
         engine = SimulatedEngine(Behaviour())
         runtime = await stack.enter_async_context(runtime_running(folder, engine, identities=known))

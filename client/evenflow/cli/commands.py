@@ -6,7 +6,17 @@ from typing import Annotated
 import typer
 from google.protobuf.duration_pb2 import Duration
 
-from evenflow.cli import budgets, certs, chat, explain, keys, salts, status, tenants
+from evenflow.cli import (
+    audit_commands,
+    budgets,
+    certs,
+    chat,
+    explain,
+    keys,
+    salts,
+    status,
+    tenants,
+)
 from evenflow.cli.durations import duration
 from evenflow.cli.exits import exits_cleanly
 from evenflow.cli.options import (
@@ -32,6 +42,7 @@ certs_app = typer.Typer(no_args_is_help=True)
 app.add_typer(certs_app, name="certs", help="Development certificates.")
 app.add_typer(policy_app, name="policy", help="Who may do what: the policy's file.")
 app.add_typer(prompts_app, name="prompts", help="Named prompts, their versions and labels.")
+app.add_typer(audit_commands.app, name="audit", help="Who did what: the audit log.")
 budget_app = typer.Typer(no_args_is_help=True)
 app.add_typer(budget_app, name="budget", help="What tenants may spend, and have spent.")
 keys_app = typer.Typer(no_args_is_help=True)

@@ -94,7 +94,7 @@ def _subjects(policy: Policy) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for name in _names(policy):
         said = getattr(policy, name)
-        if isinstance(said, str):
+        if isinstance(said, str | int):
             found[f"{_WHOLE}.{name}"] = said
         elif name != "version":
             found.update({f"{name}.{_key(each)}": each for each in said})

@@ -3,6 +3,7 @@
 import re
 
 from services.policy.core import fields
+from services.policy.core.audit_rules import read_keep_days
 from services.policy.core.boundaries import note_boundaries, read_pool
 from services.policy.core.budgets import read_budgets
 from services.policy.core.classes import read_classes
@@ -42,18 +43,20 @@ def read_policy(root: Node | None, trust_domain: str, *, version: str) -> Policy
     if root is None:
         raise InvalidPolicy([Problem(1, 1, "", "the file is empty; write 'tenants: []' for none")])
     notes = Notes()
-    found = fields.entries(root, "", notes, required=("tenants",), optional=("classes", "prices"))
+    optional = ("classes", "prices", "audit")
+    found = fields.entries(root, "", notes, required=("tenants",), optional=optional)
     reading = _Reading(trust_domain, notes, priced="prices" in found)
     currency, prices = read_prices(found.get("prices"), notes)
     nodes = fields.items(found.get("tenants"), "tenants", notes)
     tenants = [reading.tenant(node, index) for index, node in enumerate(nodes)]
     classes = read_classes(found.get("classes"), notes)
+    keep_days = read_keep_days(found.get("audit"), notes)
     reading.ownership.note_overlaps(notes)
     note_boundaries(nodes, tenants, classes, notes)
     if notes.problems:
         raise InvalidPolicy(notes.problems)
     known = [tenant for tenant in tenants if tenant is not None]
-    return Policy(version, known, classes, currency, prices, notes.warnings)
+    return Policy(version, known, classes, currency, prices, notes.warnings, keep_days)
 
 
 class _Reading:

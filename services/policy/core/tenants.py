@@ -134,3 +134,4 @@ class Policy:
     currency: str = ""  # of the prices, as ISO 4217 writes it; empty: there are none
     prices: Sequence[Price] = ()  # each model at most once
     warnings: Sequence[Problem] = ()  # what may not be meant, in the order of the file
+    audit_keep_days: int = 0  # how long the audit log keeps entries; 0: for ever

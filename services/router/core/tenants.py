@@ -30,7 +30,7 @@ class ApiKey:
     workload: str
     hmac_sha256: bytes = b""  # under the mesh's key secret: of a key that policy has made
     expires_unix_s: float | None = None  # None: it has no end
-    id: str = ""
+    id: str = ""  # a name for logs, not secret
 
     def is_good(self, now_unix_s: float) -> bool:
         return self.expires_unix_s is None or now_unix_s < self.expires_unix_s
@@ -85,6 +85,11 @@ class Caller:
     tenant: Tenant
     workload: str
     key: ApiKey | None = None  # None: told by certificate
+
+    @property
+    def key_id(self) -> str:
+        """Of its API key; empty: it has a certificate."""
+        return self.key.id if self.key else ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -29,6 +29,7 @@ from services.router.core.tenants import Caller, Tenants
 from services.router.core.verdicts import Admitted, Hit, Reason, Refused
 from services.router.inbound.answers import FAILED, Answer, let_go, refusal
 from services.router.inbound.asked import Asked, Question, asked
+from services.router.inbound.auditing import UNAUDITED
 from services.router.inbound.bodies import InvalidBody, demand_of
 from services.router.inbound.caching import Consulted, Repeating
 from services.router.inbound.judgements import Judged, Request, begun, decision_of, ended, slot_of
@@ -221,15 +222,19 @@ class Check:
     def _leave(self, request: Request, judged: Judged, now_s: float) -> None:
         decision = decision_of(request, judged, now_s)
         ended(request.span, decision, None)
+        self._mesh.audit.left(request.question, judged, decision, now_s)
         self._mesh.requests.note(decision)
 
     def _conclude(self, request: Request, judged: Judged, now_s: float) -> Answer:
-        verdict = judged.verdict
         decision = decision_of(request, judged, now_s)
+        if not self._mesh.audit.decided(request.question, judged, decision, now_s):
+            self._mesh.budgeting.given_up(decision.request_id)
+            judged.verdict, judged.hedge, judged.reservation = UNAUDITED, None, None
+            decision = decision_of(request, judged, now_s)
         if self._mesh.shadow.version:
             compare(self._mesh.shadow, request.question, judged, owner=_owner, now_s=now_s)
         answer = self._answer(judged, decision, now_s)
-        ended(request.span, decision, verdict)
+        ended(request.span, decision, judged.verdict)
         return answer
 
     def _answer(self, judged: Judged, decision: Decision, now_s: float) -> Answer:

@@ -19,6 +19,7 @@ from services.router.core.salts import CacheSalts
 from services.router.core.saturation import Saturation
 from services.router.core.shadow import Shadow
 from services.router.core.tenants import NO_LIMITS, Limits, PolicyView
+from services.router.inbound.auditing import Auditing, no_auditing
 from services.router.inbound.budgeting import Budgeting, no_budgeting
 from services.router.inbound.caching import Caching, no_caching
 from services.router.inbound.line import Line
@@ -37,6 +38,7 @@ class Mesh:
     hedging: Hedging = field(default_factory=lambda: Hedging(0.0))
     experience: Experience = field(default_factory=Experience)
     caching: Caching = field(default_factory=no_caching)
+    audit: Auditing = field(default_factory=no_auditing)
     shadow: Shadow = field(default_factory=Shadow)
     prompts: Prompts = field(default_factory=Prompts)
     budgeting: Budgeting = field(default_factory=no_budgeting)

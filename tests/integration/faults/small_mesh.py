@@ -17,7 +17,7 @@ from services.runtime.core.engine import Job, Step
 from services.runtime.core.simulation import Behaviour
 from services.runtime.outbound.simulated import SimulatedEngine
 from tests.fakes.runtime_mesh import Runtime, running
-from tests.identities import Identities
+from tests.identities import Identities, audit_key_in
 from tests.integration.envoy.mesh import running_envoy
 from tests.integration.faults.operator import Operator, operator
 
@@ -112,6 +112,8 @@ def _policy(folder: Path, listen: str) -> Mapping[str, str]:
         "POLICY_TLS": str(folder / "service/policy"),
         "POLICY_DATABASE": f"sqlite:///{folder}/policy.db",
         "POLICY_KEY_SECRET_FILE": str(folder / "key-secret"),
+        "POLICY_AUDIT": str(folder / "audit"),
+        "POLICY_AUDIT_KEY_FILE": str(audit_key_in(folder)),
     }
 
 
@@ -130,6 +132,7 @@ def _router(
         "ROUTER_GATEWAY_TLS": str(folder / "service/gateway"),
         "ROUTER_SALT_SECRET_FILE": str(folder / "salt"),
         "ROUTER_KEY_SECRET_FILE": str(folder / "key-secret"),
+        "ROUTER_AUDIT_SPOOL": str(folder / "spool"),
         "ROUTER_RUNTIME_SILENCE_S": "5",  # the test's own loop speaks for them
     }
 

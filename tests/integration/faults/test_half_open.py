@@ -17,7 +17,7 @@ import pytest
 
 from deploy.local.aside import free_port
 from evenflow.errors import StreamLost
-from tests.identities import Identities
+from tests.identities import Identities, audit_key_in
 from tests.integration.envoy.mesh import running_envoy
 from tests.integration.faults.network import HERE, Network, network
 from tests.integration.faults.operator import Operator, operator
@@ -152,6 +152,8 @@ def _policy(folder: Path) -> Mapping[str, str]:
         "POLICY_TLS": str(folder / "service/policy"),
         "POLICY_DATABASE": f"sqlite:///{folder}/policy.db",
         "POLICY_KEY_SECRET_FILE": str(folder / "key-secret"),
+        "POLICY_AUDIT": str(folder / "audit"),
+        "POLICY_AUDIT_KEY_FILE": str(audit_key_in(folder)),
     }
 
 
@@ -168,6 +170,7 @@ def _router(folder: Path, net: Network, mesh: str) -> Mapping[str, str]:
         "ROUTER_GATEWAY_TLS": str(folder / "service/gateway"),
         "ROUTER_SALT_SECRET_FILE": str(folder / "salt"),
         "ROUTER_KEY_SECRET_FILE": str(folder / "key-secret"),
+        "ROUTER_AUDIT_SPOOL": str(folder / "spool"),
     }
 
 

@@ -26,21 +26,20 @@ from services.policy.inbound import keys, tenants
 from services.policy.inbound.keys import KeyServicer, Making
 from services.policy.inbound.tenants import TenantServicer
 from services.policy.main import build_server
-from services.policy.outbound.audit_lines import LoggedAudit
 from services.policy.outbound.database import Database
-from services.policy.outbound.no_decisions import NoDecisions
 from services.policy.outbound.policy_file import policy_of
 from services.policy.policies import Around, Policies
 from services.policy.served import Served as Part
 from tests.fakes.kept_audit import KeptAudit
 from tests.fakes.kept_keys import KeptKeys
+from tests.fakes.no_decisions import NoDecisions
 from tests.identities import Identities
 from tests.unit.policy.policies import DOMAIN, policy
 
 FIRST = policy("v1", "acme")
 KEY_SECRET = bytes(range(32))
 NOW_UNIX_S = 1_800_000_000.0
-NONE, LOGGED = NoDecisions(), LoggedAudit()
+NONE, KEPT = NoDecisions(), KeptAudit()
 read = partial(policy_of, trust_domain=DOMAIN)
 
 
@@ -136,7 +135,7 @@ async def serving(
     heartbeat_s: float = 5.0,
     database: Database | None = None,
     decisions: Decisions = NONE,
-    audit: Audit = LOGGED,
+    audit: Audit = KEPT,
     store: KeyStore | None = None,
     besides: Sequence[Part] = (),
     now_unix_s: Callable[[], float] = lambda: NOW_UNIX_S,

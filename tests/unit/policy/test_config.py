@@ -15,6 +15,8 @@ ENVIRON = {
     "POLICY_TLS": "certs/policy",
     "POLICY_DATABASE": "sqlite:////var/lib/policy.db",
     "POLICY_KEY_SECRET_FILE": "secrets/api-keys",
+    "POLICY_AUDIT": "audit",
+    "POLICY_AUDIT_KEY_FILE": "audit-key.pem",
 }
 
 

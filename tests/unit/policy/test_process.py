@@ -17,7 +17,7 @@ from evenflow.policy.v1.version_service_pb2_grpc import VersionServiceStub
 from services.chassis.identity import channel
 from services.policy.main import FILE_HEALTH, FOLLOWING_HEALTH
 from tests import processes
-from tests.identities import TRUST_DOMAIN, Identities
+from tests.identities import TRUST_DOMAIN, Identities, audit_key_in
 from tests.unit.policy.policies import ACME, GLOBEX
 
 
@@ -30,6 +30,8 @@ def environ(tmp_path: Path, port: int) -> dict[str, str]:
         "POLICY_TLS": str(tmp_path / "service/policy"),
         "POLICY_DATABASE": f"sqlite:///{tmp_path}/policy.db",
         "POLICY_KEY_SECRET_FILE": str(tmp_path / "key-secret"),
+        "POLICY_AUDIT": str(tmp_path / "audit"),
+        "POLICY_AUDIT_KEY_FILE": str(audit_key_in(tmp_path)),
     }
 
 

@@ -20,6 +20,7 @@ ENVIRON = {
     "ROUTER_GATEWAY_TLS": "certs/gateway",
     "ROUTER_SALT_SECRET_FILE": "salt",
     "ROUTER_KEY_SECRET_FILE": "key-secret",
+    "ROUTER_AUDIT_SPOOL": "spool",
 }
 
 

@@ -80,6 +80,7 @@ class Peers:
             "ROUTER_GATEWAY_TLS": str(self._folder / "service/gateway"),
             "ROUTER_SALT_SECRET_FILE": str(self._folder / "salt"),
             "ROUTER_KEY_SECRET_FILE": str(self._folder / "key-secret"),
+            "ROUTER_AUDIT_SPOOL": str(self._folder / "spool"),
             "ROUTER_RUNTIME_SILENCE_S": "60",  # the fake says each state once
         }
 
