@@ -1,7 +1,7 @@
 """Budgets at Check: what is let go is paid for out of what this router holds. It waits for policy's
 word only where too little is held: the first request of a tenant, of a window, of a burst.
 
-That wait is at most LONGEST_S, and over at once when policy says that nothing is left or is away.
+That wait is at most LONGEST_S, and over at once when policy says that nothing is left, or goes away.
 """
 
 import asyncio
@@ -56,7 +56,7 @@ class Budgeting:
         self.purse = Purse()
         self.stirred: Callable[[], None] = lambda: None  # the purse may want something
         self._unix_s = unix_s
-        self._connected = False  # to the ledger
+        self._connected: bool | None = None  # to the ledger; None: not yet
         self._waiting: dict[str, _Waits] = {}
 
     def spend(
@@ -73,7 +73,7 @@ class Budgeting:
         if not isinstance(outcome, Lacking):
             return outcome
         self.stirred()
-        if self._connected and not self.purse.is_dry(outcome.account, now_s):
+        if self._connected is not False and not self.purse.is_dry(outcome.account, now_s):
             return outcome
         return self.refuse(outcome, spending.caller, now_s)
 
@@ -123,7 +123,9 @@ class Budgeting:
         self._connected = True
 
     def lost(self) -> None:
-        """The ledger is out of reach: nobody waits for it."""
+        """The ledger is out of reach: nobody waits for it, save for a router that has just begun."""
+        if self._connected is None:
+            return
         self._connected = False
         for request_id in list(self._waiting):
             self._again(request_id)

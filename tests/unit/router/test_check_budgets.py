@@ -221,6 +221,21 @@ def test_who_waits_is_refused_when_the_ledger_is_lost_or_says_nothing() -> None:
     run(scenario)
 
 
+def test_a_router_that_has_just_begun_lets_requests_wait_for_the_ledger() -> None:
+    async def scenario() -> None:
+        router = Router(TOTAL)
+        early = router.waits("r1")
+        router.budgeting.lost()  # the first try to reach it has failed
+        router.holds(2 * RESERVED)
+        late = router.waits("r2")
+        await asyncio.sleep(LONGEST_S + 0.1)
+
+        assert headers(early.answer)["x-evenflow-reservation"] == "r0.1/2"
+        assert reason(late.answer) == "LEDGER_UNREACHABLE"
+
+    run(scenario)
+
+
 def test_who_leaves_while_it_waits_takes_nothing() -> None:
     async def scenario() -> None:
         router = Router(TOTAL)
