@@ -1,7 +1,7 @@
 """Budgets at Check: what is let go is paid for out of what this router holds. It waits for policy's
 word only where too little is held: the first request of a tenant, of a window, of a burst.
 
-That wait is at most LONGEST_S, and over at once when policy says that nothing is left, or goes away.
+That wait is at most LONGEST_S, and over at once when policy says that nothing is left, or is gone.
 """
 
 import asyncio
@@ -123,7 +123,7 @@ class Budgeting:
         self._connected = True
 
     def lost(self) -> None:
-        """The ledger is out of reach: nobody waits for it, save for a router that has just begun."""
+        """The ledger is out of reach: nobody waits for it, unless this router has just begun."""
         if self._connected is None:
             return
         self._connected = False
