@@ -111,6 +111,10 @@ class Budgeting:
         self._waiting[request_id] = _Waits(lacking.account, turn, held, timer)
         return held
 
+    def holds(self, request_id: str) -> bool:
+        """It waits."""
+        return request_id in self._waiting
+
     def granted(self, grants: Sequence[Granted], now_s: float) -> None:
         """Policy has answered, or told of settlements."""
         for each in grants:

@@ -74,10 +74,12 @@ class Check:
         return self._conclude(request, judged, self._clock())
 
     def _is_known(self, request_id: str, received_unix_s: float) -> bool:
-        requests = self._mesh.requests
+        mesh, requests = self._mesh, self._mesh.requests
         if requests.is_over(request_id, received_unix_s):
             return False
-        return requests.knows(request_id) or self._mesh.line.flow.holds(request_id)
+        if requests.knows(request_id) or mesh.line.flow.holds(request_id):
+            return True
+        return mesh.budgeting.holds(request_id)
 
     def _judge(self, question: Asked, now_s: float) -> Judged:
         known = self._known(question, now_s)

@@ -236,6 +236,20 @@ def test_a_router_that_has_just_begun_lets_requests_wait_for_the_ledger() -> Non
     run(scenario)
 
 
+def test_the_id_of_one_that_waits_is_taken() -> None:
+    async def scenario() -> None:
+        router = Router(TOTAL)
+        router.budgeting.reached()
+        first, second = router.waits("r1"), router.waits("r1")
+        router.grants(4 * RESERVED)
+
+        ids = [headers(each.answer)["x-evenflow-request-id"] for each in (first, second)]
+        assert ids[0] == "r1"
+        assert ids[1] != "r1"
+
+    run(scenario)
+
+
 def test_who_leaves_while_it_waits_takes_nothing() -> None:
     async def scenario() -> None:
         router = Router(TOTAL)
