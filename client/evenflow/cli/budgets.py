@@ -18,6 +18,7 @@ from evenflow.policy.v1.ledger_service_pb2_grpc import LedgerServiceStub
 
 CALL_S = 20.0
 _BILLIONTHS = 1_000_000_000
+_SMALL = _BILLIONTHS // 100  # less than that is shown in full
 _SHOWN_DECIMALS = 2
 
 
@@ -108,4 +109,6 @@ def _amount(units: int, unit: str) -> str:
         return f"{units:,}"
     sign, units = ("-", -units) if units < 0 else ("", units)
     whole, rest = divmod(units, _BILLIONTHS)
+    if 0 < units < _SMALL:
+        return f"{sign}0.{f'{rest:09}'.rstrip('0')}"
     return f"{sign}{whole:,}.{f'{rest:09}'[:_SHOWN_DECIMALS]}"

@@ -54,7 +54,7 @@ def test_each_budget_is_a_row() -> None:
 
     assert list(rows) == [
         (
-            *("acme", "monthly", "month", "USD", "1,500.00", "12.34", "0.00"),
+            *("acme", "monthly", "month", "USD", "1,500.00", "12.34", "0.000000001"),
             *("1,487.65", "2026-12-01 00:00"),
         ),
         (
