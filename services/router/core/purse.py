@@ -18,7 +18,8 @@ from services.router.core.value import value
 AHEAD_S = 2.0  # of spending as it was lately: so much is asked for in advance
 CLOCKS_DIFFER_S = 5.0  # a runtime's from Envoy's, at most
 DRY_S = 0.5  # how long policy's word that nothing is left is believed
-_FADES_IN_S = 5.0
+_FADES_IN_S = 5.0  # to half
+_QUIET_AFTER_S = 10.0  # who has not spent for so long gives all back
 _KEPT_S = 3 * AHEAD_S  # of spending: more than that goes back
 _KEPT_SCARCE_S = 0.25  # the same while others look for it
 _TAKEN_WITHIN_S = 1.0  # by whom it was asked for: so long, what was granted stays
@@ -249,5 +250,8 @@ def _is_idle(found: _Slice, now_s: float) -> bool:
 
 
 def _per_s(found: _Slice, now_s: float) -> float:
-    halvings = max(0.0, now_s - found.at_s) / _FADES_IN_S
+    idle_s = max(0.0, now_s - found.at_s)
+    if idle_s >= _QUIET_AFTER_S:
+        return 0.0
+    halvings = idle_s / _FADES_IN_S
     return found.per_s * math.pow(0.5, halvings)

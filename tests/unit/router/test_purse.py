@@ -148,8 +148,8 @@ def test_what_lies_idle_goes_back() -> None:
     here.set_aside("r", [charge(10)], attempts=1, now_s=0.0)
     here.ended("r", sent=0, unix_s=0.0)
 
-    here.sweep(60.0)
-    batch = here.batch(60.0)
+    here.sweep(10.0)
+    batch = here.batch(10.0)
 
     assert batch == Batch(returns=(Want(MONTH, 1000),))
     assert here.there(MONTH) == 0
