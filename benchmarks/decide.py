@@ -10,6 +10,7 @@ import argparse
 import statistics
 from collections.abc import Mapping
 
+from benchmarks.admitted import admission_us
 from benchmarks.cases import Case, engine
 from benchmarks.crowd import measured
 from benchmarks.limited import limits_us
@@ -22,9 +23,11 @@ from evenflow.home import service_name
 GOALS = (
     Goal("decide_us", 300.0),
     Goal("limits_us", 10.0),
+    Goal("admission_us", 100.0),
     Goal("router_us_per_request", 500.0),
 )
 ENDPOINTS = (10, 100, 1000)
+ADMISSIONS = 100  # hundreds of requests of each tenant
 TENANTS_OF_EACH = 10  # endpoints; so 10,000 tenants wait at 1,000 of them
 FEW = 10
 ROUNDS = 1000
@@ -67,6 +70,10 @@ def main(arguments: list[str]) -> int:
         _add_end_to_end(asked.repeats, figures, baseline)
     figures["limits_us"] = limits_us(asked.rounds)
     print(f"all of a tenant's limits: {figures['limits_us']:.1f} us more for each of its requests")
+    plain_us, all_us = admission_us(ADMISSIONS)
+    baseline["admitted_us"], figures["admitted_us"] = plain_us, all_us
+    figures["admission_us"] = all_us - plain_us
+    print(f"key, budgets, limits and audit: {plain_us:.0f} us without, {all_us:.0f} us with them")
     goals = [goal for goal in GOALS if goal.figure in figures]
     for goal in goals:
         print(goal.said(figures[goal.figure]))
