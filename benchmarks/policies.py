@@ -20,6 +20,7 @@ from statistics import median
 
 from benchmarks.results import Goal, line
 from deploy.local.aside import free_port
+from deploy.local.keys import audit_key, ensure_audit_key, ensure_key_secret
 from evenflow.certificates import issue, make_authority
 from services.chassis.identity import TlsFiles
 from services.policy.core.differences import differences
@@ -201,6 +202,7 @@ async def _follow(view: PolicyView, port: int, tls: TlsFiles) -> None:
 
 
 def _environ(folder: Path, port: int) -> dict[str, str]:
+    ensure_audit_key(folder)
     return {
         **os.environ,
         "POLICY_LISTEN": f"127.0.0.1:{port}",
@@ -208,6 +210,9 @@ def _environ(folder: Path, port: int) -> dict[str, str]:
         "POLICY_TRUST_DOMAIN": DOMAIN,
         "POLICY_TLS": str(folder / "policy"),
         "POLICY_DATABASE": f"sqlite:///{folder}/policy.db",
+        "POLICY_KEY_SECRET_FILE": str(ensure_key_secret(folder)),
+        "POLICY_AUDIT": str(folder / "audit"),
+        "POLICY_AUDIT_KEY_FILE": str(audit_key(folder)),
     }
 
 

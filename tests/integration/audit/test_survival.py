@@ -56,6 +56,7 @@ class Audited:
             "POLICY_TRUST_DOMAIN": TRUST_DOMAIN,
             "POLICY_TLS": str(folder / "service/policy"),
             "POLICY_DATABASE": f"sqlite:///{folder}/policy.db",
+            "POLICY_KEY_SECRET_FILE": str(folder / "key-secret"),
             "POLICY_AUDIT": str(folder / "audit"),
             "POLICY_AUDIT_KEY_FILE": str(audit_key_in(folder)),
         }
