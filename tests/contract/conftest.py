@@ -1,12 +1,15 @@
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
-from deploy.local.postgres import Postgres, postgres
-from services.policy.outbound.database import Database
 from tests.identities import Identities
+
+if TYPE_CHECKING:  # the engines' suite runs in vLLM's environment too, which has no databases
+    from deploy.local.postgres import Postgres
+    from services.policy.outbound.database import Database
 
 SQLITE, POSTGRESQL = "sqlite", "postgresql"
 
@@ -17,7 +20,9 @@ def identities(tmp_path_factory: pytest.TempPathFactory) -> Identities:
 
 
 @pytest.fixture(scope="session")
-def postgresql() -> Iterator[Postgres]:
+def postgresql() -> "Iterator[Postgres]":
+    from deploy.local.postgres import postgres  # noqa: PLC0415 - see above
+
     with (
         tempfile.TemporaryDirectory(prefix="evf-pg-") as folder,  # short, for its socket
         postgres(Path(folder)) as server,
@@ -35,8 +40,10 @@ def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
 
 
 @pytest.fixture
-def database(database_url: str) -> Iterator[Database]:
+def database(database_url: str) -> "Iterator[Database]":
     """With its tables."""
+    from services.policy.outbound.database import Database  # noqa: PLC0415 - see above
+
     made = Database(database_url)
     made.migrate()
     yield made
