@@ -13,7 +13,7 @@ from services.policy.outbound.database import DatabaseUnreachable
 RELEASE_EVERY_S = 5.0
 # After a start, or an outage of the database: routers that were merely cut off are back by then and
 # say so before what they hold is given to others.
-RECOVERED_S = 60.0
+RECOVERED_S = 15.0  # they try at least every 2 s
 _PRUNE_EVERY_S = 3_600.0
 
 _log = structlog.get_logger(__name__)

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from services.router.core.budgets import Account, Charge
 from services.router.core.value import value
 
-AHEAD_S = 2.0  # of spending as it was lately: so much is asked for in advance
+AHEAD_S = 1.0  # of spending as it was lately: so much is asked for, when half of it is left
 CLOCKS_DIFFER_S = 5.0  # a runtime's from Envoy's, at most
 DRY_S = 0.5  # how long policy's word that nothing is left is believed
 _FADES_IN_S = 5.0  # to half
@@ -202,9 +202,9 @@ class Purse:
                 continue
             if found.there >= found.short:
                 found.short = 0
-            missing = max(int(_per_s(found, now_s) * AHEAD_S), found.short, 0) - found.there
-            if missing > 0:
-                yield Want(account, missing)
+            ahead = int(_per_s(found, now_s) * AHEAD_S)
+            if found.there < max(ahead // 2, found.short, 0):
+                yield Want(account, max(ahead, found.short) - found.there)
 
     def _returns(self, accounts: Iterable[Account], now_s: float) -> Iterator[Want]:
         for account in accounts:

@@ -140,7 +140,16 @@ def test_who_spends_fast_is_granted_ahead_of_need() -> None:
 
     (want,) = here.batch(1.0).wants
 
-    assert 300 < want.units <= 500
+    assert 150 < want.units <= 250
+
+
+@pytest.mark.parametrize(("there", "asked"), [(120, False), (60, True)])
+def test_more_is_asked_for_when_half_of_that_is_left(there: int, *, asked: bool) -> None:
+    here = purse(month=1000 + there)
+    for each in range(10):
+        here.set_aside(str(each), [charge(100)], attempts=1, now_s=each / 10)
+
+    assert bool(here.batch(1.0).wants) is asked
 
 
 def test_what_lies_idle_goes_back() -> None:
