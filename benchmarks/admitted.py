@@ -16,12 +16,13 @@ from pathlib import Path
 from statistics import median
 
 from benchmarks import frames
+from benchmarks.ended import ended
 from evenflow.inference.v1 import inference_service_pb2 as pb
 from services.router.core.admission import TimeLimits
 from services.router.core.budgets import Budget, Price, Prices, Unit, Window
 from services.router.core.circuits import Circuits
 from services.router.core.demands import WorkloadClass
-from services.router.core.endings import Ended, Usage
+from services.router.core.endings import Usage
 from services.router.core.endpoints import Endpoints, ModelState, Readiness, RuntimeState
 from services.router.core.purse import Granted
 from services.router.core.requests import Requests
@@ -41,6 +42,7 @@ _UNIX_S, _FOREVER_S = 1_800_000_000.0, 1e9
 _ACCOUNTS = (("rich/tokens", 0), ("rich/money", 0))
 _UNITS = 10**15
 _AT_A_TIME = 100
+_USAGE = Usage(100, 0, 100)
 _TIMES = TimeLimits(default_s=dict.fromkeys(WorkloadClass, 60.0), longest_s=3600.0)
 _PLAIN = Tenant(
     id="plain",
@@ -103,7 +105,9 @@ class _Case:
             assert isinstance(answer, Answer)
             answer.encoded()
         for each in questions:
-            self._mesh.requests.end(_ended(each.headers["x-request-id"]))
+            self._mesh.requests.end(
+                ended(each.headers["x-request-id"], usage=_USAGE, began_unix_s=_UNIX_S)
+            )
         if self._by_key:
             self._settle(questions)
         return (time.thread_time_ns() - began_ns) / 1000 / _AT_A_TIME
@@ -146,24 +150,6 @@ def _mesh(tenant: Tenant, spool: Spool | None, budgeting: Budgeting) -> Mesh:
         spool, now_unix_ns=time.time_ns, version=lambda: "ab" * 32, stale_after_s=_FOREVER_S
     )
     return replace(made, audit=audit)
-
-
-def _ended(request_id: str) -> Ended:
-    return Ended(
-        request_id=request_id,
-        method=_METHOD,
-        tenant="",
-        began_unix_s=_UNIX_S,
-        duration_s=1.0,
-        first_token_s=0.1,
-        endpoint="10.0.0.1:9101",
-        grpc_code=0,
-        reason="",
-        usage=Usage(100, 0, 100),
-        model_version="1",
-        engine="simulated",
-        attempts=1,
-    )
 
 
 _STATE = RuntimeState(

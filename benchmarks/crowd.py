@@ -12,12 +12,13 @@ from collections import deque
 from dataclasses import dataclass, field
 
 from benchmarks import frames
+from benchmarks.ended import ended
 from evenflow.inference.v1 import inference_service_pb2 as pb
 from services.router.core.admission import TimeLimits
 from services.router.core.circuits import OPENS_AFTER, Circuits
 from services.router.core.circuits import Outcome as Sent
 from services.router.core.demands import WorkloadClass
-from services.router.core.endings import Ended, Usage
+from services.router.core.endings import Usage
 from services.router.core.endpoints import Endpoints, ModelState, Readiness, RuntimeState
 from services.router.core.flow import FlowControl
 from services.router.core.hedging import Hedging
@@ -50,6 +51,7 @@ SHARED_EVERY = 16  # questions: one is of the tenant whose beginning every endpo
 _EVERYWHERE = "everywhere"
 _FIRST_TOKENS = 200  # enough to hedge by
 _OK = 200
+_USAGE = Usage(270, 0, 100)
 _METHOD = "/evenflow.inference.v1.InferenceService/Generate"
 _MODEL = "large"
 _FOREVER_S = 1e9
@@ -122,7 +124,10 @@ class Crowd:
     async def _end(self, request_id: str) -> None:
         decision = self._mesh.requests.find(request_id).decision
         assert decision is not None, "it was let go"
-        end, running = _ended(request_id, decision.order[0]), len(self._running)
+        end, running = (
+            ended(request_id, usage=_USAGE, endpoint=decision.order[0], began_unix_s=1000.0),
+            len(self._running),
+        )
         began_ns = time.thread_time_ns()
         self._mesh.requests.end(end)
         await asyncio.sleep(0)  # the queue is looked at
@@ -254,24 +259,6 @@ def _tenant(name: str) -> Tenant:
         default_workload_class=WorkloadClass.BATCH if is_batch else WorkloadClass.INTERACTIVE,
         max_context_tokens=8192,
         max_output_tokens=1024,
-    )
-
-
-def _ended(request_id: str, endpoint: str) -> Ended:
-    return Ended(
-        request_id,
-        method=_METHOD,
-        tenant="",
-        began_unix_s=1000.0,
-        duration_s=2.0,
-        first_token_s=0.1,
-        endpoint=endpoint,
-        grpc_code=0,
-        reason="",
-        usage=Usage(270, 0, 100),
-        model_version="1",
-        engine="simulated",
-        attempts=1,
     )
 
 

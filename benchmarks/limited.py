@@ -3,14 +3,16 @@
 import time
 from statistics import median
 
+from benchmarks.ended import ended
 from services.router.core.demands import Demand, Output, Prompt, WorkloadClass
 from services.router.core.eligibility import KvCache
-from services.router.core.endings import Ended, Usage
+from services.router.core.endings import Usage
 from services.router.core.limits import Limiting
 from services.router.core.tenants import Limits, Tenant
 from services.router.core.wishes import wish_of
 
 UNDER_WAY = 100
+_USAGE = Usage(190, 0, 120)
 _KV_CACHE = KvCache(10**6, 16)
 _DEMAND = Demand("large", None, Prompt(200, exact=False), Output(300, "max_tokens"))
 _EVERY_S = 0.005  # 200 requests a second, so each has a tick's entry to itself or shares it
@@ -36,30 +38,12 @@ def limits_us(rounds: int) -> float:
     limiting.limits_of = lambda _: _LIMITS
     for number in range(20_000 + rounds):
         now_s = number * _EVERY_S
-        ended = _ended(f"r{number - UNDER_WAY}")
+        over = ended(f"r{number - UNDER_WAY}", usage=_USAGE)
         begun = time.perf_counter()
         wish = wish_of(_DEMAND, _TENANT, _KV_CACHE)
         assert limiting.too_often(_TENANT, now_s) is None
         assert limiting.refused(wish, now_s) is None
         limiting.let_go(f"r{number}", _TENANT, wish, now_s)
-        limiting.ended(ended.request_id, ended, now_s)
+        limiting.ended(over.request_id, over, now_s)
         costs.append(time.perf_counter() - begun)
     return median(costs[-rounds:]) * 1e6
-
-
-def _ended(request_id: str) -> Ended:
-    return Ended(
-        request_id=request_id,
-        method="",
-        tenant="acme",
-        began_unix_s=0.0,
-        duration_s=1.0,
-        first_token_s=0.1,
-        endpoint="10.0.0.1:9101",
-        grpc_code=0,
-        reason="",
-        usage=Usage(190, 0, 120),
-        model_version="1",
-        engine="simulated",
-        attempts=1,
-    )

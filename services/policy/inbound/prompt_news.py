@@ -12,6 +12,7 @@ import structlog
 
 from evenflow.policy.v1 import prompt_service_pb2 as pb
 from services.policy.core.registry import Change, Registry, RegistryUnreachable
+from services.policy.inbound.changes import Changes, set_within
 from services.policy.inbound.prompt_messages import news
 
 _LOOK_EVERY_S = 1.0
@@ -23,12 +24,11 @@ _log = structlog.get_logger(__name__)
 class PromptNews:
     def __init__(self, registry: Registry, *, heartbeat_s: float) -> None:
         self._registry = registry
-        self._heartbeat_s = heartbeat_s
         self._told: list[tuple[pb.PromptNews, pb.PromptNews]] = []  # without templates, and with
         self._revision = 0
         self._loaded = False
         self._stirred = asyncio.Event()
-        self._changed = asyncio.Event()
+        self._changes = Changes(heartbeat_s)
         self._closed = False
 
     def stir(self) -> None:
@@ -38,7 +38,7 @@ class PromptNews:
     def close(self) -> None:
         """Ends all streams, so that a drain need not wait for those that have no end."""
         self._closed = True
-        self._wake()
+        self._changes.wake()
 
     async def follow(self) -> None:
         """Until it is cancelled."""
@@ -53,19 +53,19 @@ class PromptNews:
                 if reachable:
                     _log.warning("prompts.unread", problem=str(error))
                 reachable = False
-            await _wait(self._stirred, _LOOK_EVERY_S)
+            await set_within(self._stirred, _LOOK_EVERY_S)
 
     async def watch(self, *, templates: bool) -> AsyncIterator[pb.WatchPromptsResponse]:
         """Until `close`."""
         at = 0
         while not self._closed:
-            changed = self._changed
+            mark = self._changes.mark()
             batch = self._next(at, templates=templates)
             at += len(batch)
             whole = at == len(self._told)
             yield pb.WatchPromptsResponse(news=batch, complete=whole and self._loaded)
             if whole:
-                await _wait(changed, self._heartbeat_s)
+                await self._changes.since(mark)
 
     async def _read(self) -> bool:
         """Whether that was all. Raises RegistryUnreachable."""
@@ -75,7 +75,7 @@ class PromptNews:
         self._revision = found.revision
         if found.changes or (found.whole and not self._loaded):
             self._loaded = self._loaded or found.whole
-            self._wake()
+            self._changes.wake()
         return found.whole
 
     def _next(self, at: int, *, templates: bool) -> Sequence[pb.PromptNews]:
@@ -90,18 +90,6 @@ class PromptNews:
             at += 1
         return batch
 
-    def _wake(self) -> None:
-        self._changed.set()
-        self._changed = asyncio.Event()
-
 
 def _encoded(changes: Sequence[Change]) -> list[tuple[pb.PromptNews, pb.PromptNews]]:
     return [(news(each, templates=False), news(each, templates=True)) for each in changes]
-
-
-async def _wait(event: asyncio.Event, at_most_s: float) -> None:
-    try:
-        async with asyncio.timeout(at_most_s):
-            await event.wait()
-    except TimeoutError:
-        return

@@ -20,6 +20,7 @@ from services.policy.core.audit import Audit, Deed
 from services.policy.core.nodes import InvalidPolicy
 from services.policy.core.shadow_counts import MOST_KINDS, Kind, Report, Shadow, ShadowCounts
 from services.policy.core.tenants import Policy
+from services.policy.inbound.changes import Changes
 from services.policy.inbound.tenants import encode
 from services.policy.inbound.times import timestamp
 from services.policy.served import Served
@@ -58,11 +59,10 @@ class Surroundings:
 class ShadowServicer(pb_grpc.ShadowServiceServicer):
     def __init__(self, around: Surroundings, *, heartbeat_s: float) -> None:
         self._around = around
-        self._heartbeat_s = heartbeat_s
         self._shadow: Shadow | None = None
         self._snapshot = pb.WatchShadowResponse()
         self._counts = ShadowCounts("")
-        self._changed = asyncio.Event()
+        self._changes = Changes(heartbeat_s)
         self._closed = False
         self._turn = asyncio.Lock()  # of those who set and clear it
 
@@ -82,7 +82,7 @@ class ShadowServicer(pb_grpc.ShadowServiceServicer):
     def close(self) -> None:
         """Ends all streams, so that a drain need not wait for those that have no end."""
         self._closed = True
-        self._wake()
+        self._changes.wake()
 
     async def SetShadow(  # noqa: N802 - the name is the proto's
         self, request: pb.SetShadowRequest, context: grpc.aio.ServicerContext
@@ -117,11 +117,11 @@ class ShadowServicer(pb_grpc.ShadowServiceServicer):
     ) -> AsyncIterator[pb.WatchShadowResponse]:
         sent = ""
         while not self._closed:
-            changed, snapshot = self._changed, self._snapshot
+            mark, snapshot = self._changes.mark(), self._snapshot
             again = snapshot.version == sent
             yield pb.WatchShadowResponse(version=sent) if again else snapshot
             sent = snapshot.version
-            await self._wait(changed)
+            await self._changes.since(mark)
 
     async def ReportShadow(  # noqa: N802 - the name is the proto's
         self, request: pb.ReportShadowRequest, context: grpc.aio.ServicerContext
@@ -145,18 +145,7 @@ class ShadowServicer(pb_grpc.ShadowServiceServicer):
         self._shadow = shadow
         self._snapshot = pb.WatchShadowResponse(version=version, snapshot=snapshot)
         self._counts = ShadowCounts(version)
-        self._wake()
-
-    def _wake(self) -> None:
-        self._changed.set()
-        self._changed = asyncio.Event()
-
-    async def _wait(self, changed: asyncio.Event) -> None:
-        try:
-            async with asyncio.timeout(self._heartbeat_s):
-                await changed.wait()
-        except TimeoutError:
-            return  # nothing changed; the router wants to hear so
+        self._changes.wake()
 
 
 def served(servicer: ShadowServicer) -> Served:

@@ -1,6 +1,5 @@
 """Streams the policy to every router: at once, on change, and in silence as a sign of life."""
 
-import asyncio
 from collections.abc import AsyncIterator
 from functools import partial
 
@@ -27,6 +26,7 @@ from services.policy.core.tenants import (
     Window,
     WorkloadClass,
 )
+from services.policy.inbound.changes import Changes
 from services.policy.inbound.snapshots import FileSnapshot
 from services.policy.served import Served
 
@@ -68,8 +68,7 @@ class TenantServicer(pb_grpc.TenantServiceServicer):
         self.policy, self.keys = policy, keys
         self._of_file = FileSnapshot(encode(policy))
         self._snapshot = self._of_file.joined(keys)  # once for all routers; each is a new message
-        self._heartbeat_s = heartbeat_s
-        self._changed = asyncio.Event()
+        self._changes = Changes(heartbeat_s)
         self._closed = False
 
     @property
@@ -80,11 +79,11 @@ class TenantServicer(pb_grpc.TenantServiceServicer):
     def publish(self, policy: Policy) -> None:
         self.policy, self._of_file = policy, FileSnapshot(encode(policy))
         self._snapshot = self._of_file.joined(self.keys)
-        self._wake()
+        self._changes.wake()
 
     def publish_keys(self, keys: Keys) -> None:
         self.keys, self._snapshot = keys, self._of_file.joined(keys)
-        self._wake()
+        self._changes.wake()
 
     def has(self, tenant: str) -> bool:
         return self._of_file.has(tenant)
@@ -92,29 +91,18 @@ class TenantServicer(pb_grpc.TenantServiceServicer):
     def close(self) -> None:
         """Ends all streams, so that a drain need not wait for those that have no end."""
         self._closed = True
-        self._wake()
+        self._changes.wake()
 
     async def WatchTenants(  # noqa: N802 - the name is the proto's
         self, request: pb.WatchTenantsRequest, context: grpc.aio.ServicerContext
     ) -> AsyncIterator[pb.WatchTenantsResponse]:
         sent = ""
         while not self._closed:
-            changed, snapshot = self._changed, self._snapshot
+            mark, snapshot = self._changes.mark(), self._snapshot
             is_new = snapshot.version != sent
             yield snapshot if is_new else pb.WatchTenantsResponse(version=sent)
             sent = snapshot.version
-            await self._wait(changed)
-
-    def _wake(self) -> None:
-        self._changed.set()
-        self._changed = asyncio.Event()
-
-    async def _wait(self, changed: asyncio.Event) -> None:
-        try:
-            async with asyncio.timeout(self._heartbeat_s):
-                await changed.wait()
-        except TimeoutError:
-            return  # nothing changed; the router wants to hear so
+            await self._changes.since(mark)
 
 
 def served(servicer: TenantServicer) -> Served:
