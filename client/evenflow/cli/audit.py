@@ -35,11 +35,11 @@ def listed(channel: grpc.Channel, wanted: pb.ReadAuditRequest, *, as_json: bool)
     if as_json:
         typer.echo(json.dumps({"entries": entries}))
         return
-    shown = table("number", "time (UTC)", "actor", "action", "subject", "outcome")
+    shown = table("number", "time (UTC)", "actor", "action", "subject", "tenant", "outcome")
     for each in entries:
         when = each["time"][5:19].replace("T", " ")
         whom = [_short(each["actor"]), each["action"], _short(each["subject"])]
-        shown.add_row(str(each["number"]), when, *whom, each["outcome"])
+        shown.add_row(str(each["number"]), when, *whom, each["tenant"] or "-", each["outcome"])
     Console(highlight=False, markup=False).print(shown)
 
 

@@ -51,7 +51,7 @@ def test_list_is_a_table_for_people(tmp_path: Path) -> None:
     result = asked(tmp_path, "list", "--tenant", "globex")
 
     assert result.returncode == 0
-    assert "subject" in result.stdout
+    assert "tenant" in result.stdout
     assert "spiffe://" not in result.stdout  # what tells actors apart is enough
     assert "globex" in result.stdout
     assert "acme/web" not in result.stdout
