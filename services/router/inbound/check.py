@@ -25,7 +25,6 @@ from services.router.core.pressure import degrading
 from services.router.core.prompts import PromptNotFound, PromptsUnknown
 from services.router.core.requests import Decision
 from services.router.core.spending import Lacking
-from services.router.core.tenants import Caller, Tenants
 from services.router.core.verdicts import Admitted, Hit, Reason, Refused
 from services.router.inbound.answers import FAILED, Answer, let_go, refusal
 from services.router.inbound.asked import Asked, Question, asked
@@ -36,11 +35,16 @@ from services.router.inbound.judgements import Judged, Request, begun, decision_
 from services.router.inbound.line import Held, Turn
 from services.router.inbound.mesh import Mesh
 from services.router.inbound.orders import identity, orders, reservation, route
+from services.router.inbound.owners import (
+    CERTIFICATE_REVOKED,
+    KEY_EXPIRED,
+    POLICY_STALE,
+    UNKNOWN_IDENTITY,
+    owner_of,
+)
 from services.router.inbound.placing import Placing
 from services.router.inbound.shadowing import compare
 from services.router.inbound.sight import Asking, Known, Sight
-
-_COME_BACK_S = 1.0  # policy streams again within seconds of being back
 
 
 class Check:
@@ -99,20 +103,20 @@ class Check:
         except PromptNotFound as error:
             refused = Refused(Reason.PROMPT_NOT_FOUND, str(error), error.field)
         except PromptsUnknown:
-            refused = _POLICY_STALE
+            refused = POLICY_STALE
         return Judged(known.caller, None, refused)
 
     def _known(self, question: Asked, now_s: float) -> Known | Refused:
         if question.serial and self._mesh.revoked(question.serial):
-            return _CERTIFICATE_REVOKED
+            return CERTIFICATE_REVOKED
         tenants = self._mesh.policy.current(now_s)
         if tenants is None:
-            return _POLICY_STALE
-        caller = _owner(question, tenants)
+            return POLICY_STALE
+        caller = owner_of(question, tenants)
         if caller is None:
-            return _UNKNOWN_IDENTITY
+            return UNKNOWN_IDENTITY
         if caller.key is not None and not caller.key.is_good(question.received_unix_s):
-            return _KEY_EXPIRED
+            return KEY_EXPIRED
         return Known(caller, tenants)
 
     def _decide(self, asking: Asking, demand: Demand) -> Judged:
@@ -234,7 +238,7 @@ class Check:
             judged.verdict, judged.hedge, judged.reservation = UNAUDITED, None, None
             decision = decision_of(request, judged, now_s)
         if self._mesh.shadow.version:
-            compare(self._mesh.shadow, request.question, judged, owner=_owner, now_s=now_s)
+            compare(self._mesh.shadow, request.question, judged, owner=owner_of, now_s=now_s)
         answer = self._answer(judged, decision, now_s)
         ended(request.span, decision, judged.verdict)
         return answer
@@ -282,22 +286,3 @@ class Check:
 def _without_body(request: Request) -> Request:
     """It may wait for minutes, and a body be large."""
     return replace(request, question=replace(request.question, body=b""))
-
-
-_POLICY_STALE = Refused(
-    Reason.POLICY_STALE,
-    "the router has not heard from policy for too long",
-    retry_after_s=_COME_BACK_S,
-)
-_CERTIFICATE_REVOKED = Refused(
-    Reason.CERTIFICATE_REVOKED, "the certificate is revoked; connect with another"
-)
-_UNKNOWN_IDENTITY = Refused(Reason.UNKNOWN_IDENTITY, "no tenant owns this certificate or API key")
-
-_KEY_EXPIRED = Refused(Reason.KEY_EXPIRED, "the API key's time is over; ask for another")
-
-
-def _owner(question: Asked, tenants: Tenants) -> Caller | None:
-    if question.spiffe_id is not None:
-        return tenants.by_spiffe_id(question.spiffe_id)
-    return tenants.by_api_key(question.api_key) if question.api_key else None
