@@ -1,4 +1,8 @@
-"""A real PostgreSQL out of a package, for tests and benchmarks: no root, nothing to set up."""
+"""A real PostgreSQL out of a package, for tests and benchmarks: no root, nothing to set up.
+
+PostgreSQL does not run as root. For whoever tests as root the package adds a user, `pgserver`, and
+lets everybody pass through the folders above the environment and the data.
+"""
 
 import os
 import threading
