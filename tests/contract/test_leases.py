@@ -1,7 +1,7 @@
 """A router and the ledger, over a real connection: both always know the same of what it holds."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
@@ -151,6 +151,79 @@ def test_books_agree_after_policy_was_started_again(tmp_path: Path) -> None:
             router.budgeting.purse.ended("a", sent=1, unix_s=NOW)
             await until(lambda: router.budgeting.purse.under_way() == 0)
             await agreed(router)
+
+    asyncio.run(scenario())
+
+
+def test_what_was_heard_is_not_heard_again_after_a_restart(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        async with routed(tmp_path) as router:
+            router.sets_aside(100)
+            await until(lambda: router.there >= 200)
+            assert isinstance(router.sets_aside(100), Reservation)
+            router.budgeting.purse.ended("a", sent=1, unix_s=NOW)
+            await settle(router.ledger, 30)
+            await until(lambda: router.budgeting.purse.under_way() == 0)
+            await router.ledger.stop()
+            await router.ledger.start()
+            router.sets_aside(5_000, "b")  # whose answer comes by the new stream
+            await until(lambda: router.budgeting.purse.is_dry(OURS, 0.0))
+
+            await agreed(router)
+
+    asyncio.run(scenario())
+
+
+class OneAnswer:
+    """A Ledger whose streams answer one request and end with the next, which they keep."""
+
+    def __init__(self) -> None:
+        self.asked: list[pb.LeaseRequest] = []
+        self.first: AsyncIterator[pb.LeaseRequest] | None = None
+
+    async def lease(
+        self, requests: AsyncIterator[pb.LeaseRequest]
+    ) -> AsyncGenerator[pb.LeaseResponse, None]:
+        self.first = self.first or requests
+        for _ in range(2):
+            self.asked.append(
+                pb.LeaseRequest.FromString((await anext(requests)).SerializeToString())
+            )
+            if len(self.asked) % 2:
+                yield pb.LeaseResponse(sequence=self.asked[-1].sequence)
+
+
+def test_a_request_without_an_answer_is_sent_again_as_it_was() -> None:
+    async def scenario() -> list[pb.LeaseRequest]:
+        ledger, budgeting = OneAnswer(), Budgeting("r1", lambda: float(NOW))
+        follower = LeaseFollower(budgeting, asyncio.get_running_loop().time)
+        charge = Charge(OURS, 100, A_TOKEN, hard=True)
+        reserved(budgeting.purse, "a", [charge], now_s=asyncio.get_running_loop().time())
+        async with asyncio.timeout(PATIENCE_S):
+            await follower.follow(ledger)
+            await follower.follow(ledger)
+        return ledger.asked
+
+    hello, wanted, again, _ = asyncio.run(scenario())
+
+    assert [each.sequence for each in (hello, wanted, again)] == [1, 2, 2]
+    assert wanted.wants
+    assert again == wanted
+
+
+def test_a_stream_that_is_over_says_nothing_more() -> None:
+    """gRPC may ask for more of it: a request that nobody sends would break the numbering."""
+
+    async def scenario() -> None:
+        ledger, budgeting = OneAnswer(), Budgeting("r1", lambda: float(NOW))
+        follower = LeaseFollower(budgeting, asyncio.get_running_loop().time)
+        charge = Charge(OURS, 100, A_TOKEN, hard=True)
+        reserved(budgeting.purse, "a", [charge], now_s=asyncio.get_running_loop().time())
+        async with asyncio.timeout(PATIENCE_S):
+            await follower.follow(ledger)
+            assert ledger.first is not None
+            with pytest.raises(StopAsyncIteration):
+                await anext(ledger.first)
 
     asyncio.run(scenario())
 

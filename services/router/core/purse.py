@@ -52,7 +52,6 @@ class Granted:
 
 @dataclass(slots=True)
 class _Slice:
-    hard: bool
     there: int = 0  # below 0: a soft one, or an attempt that used more than was set aside
     aside: int = 0
     per_s: float = 0.0  # set aside per second, lately
@@ -147,7 +146,7 @@ class Purse:
             self._close(aside, attempt, used)
             return
         for account, units in used.items():  # it came after all
-            found = self._slices.setdefault(account, _Slice(hard=True))
+            found = self._slices.setdefault(account, _Slice())
             found.there -= units
             self._touched.add(account)
 
@@ -161,7 +160,7 @@ class Purse:
 
     def granted(self, granted: Granted, now_s: float) -> None:
         """Policy's answer to what was wanted of it."""
-        found = self._slices.setdefault(granted.account, _Slice(hard=True))
+        found = self._slices.setdefault(granted.account, _Slice())
         found.there += granted.units
         found.granted_at_s = now_s
         found.scarce, found.low = granted.scarce, granted.low
@@ -220,9 +219,7 @@ class Purse:
                 yield Want(account, spare)
 
     def _slice(self, charge: Charge) -> _Slice:
-        found = self._slices.setdefault(charge.account, _Slice(hard=charge.hard))
-        found.hard = charge.hard
-        return found
+        return self._slices.setdefault(charge.account, _Slice())
 
     def _take(self, charge: Charge, attempts: int, now_s: float) -> None:
         found, units = self._slices[charge.account], charge.reserved * attempts
